@@ -1,0 +1,270 @@
+"""Pages: memory-mapped files through which the hot and the side process of a service see each other.
+
+A page has exactly one writer. Values are 8-byte aligned integers, so a single one is never torn; a reader that
+needs a consistent *group* uses a version word (`SeqLock`). Readers need no knowledge of the writer's code: the
+header carries the layout as JSON.
+
+| offset | size | field |
+| --- | --- | --- |
+| 0 | 8 | magic ``TICKPAGE`` |
+| 8 | 4 | u32 version of this header |
+| 12 | 4 | u32 length of the JSON |
+| 16 | 8 | u64 size of the file |
+| 24 | n | JSON: ``{"fields": {name: [dtype, shape, offset]}, "meta": {...}}`` |
+| .. | | the fields, each on a cache line (64 bytes) of its own, in the order of the JSON |
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import struct
+from collections.abc import Mapping
+from enum import IntEnum
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from tickpath.common.histogram import HIST_SIZE
+
+_MAGIC: Final = b"TICKPAGE"
+_VERSION: Final = 1
+_HEADER: Final = struct.Struct("<8sIIQ")
+_LINE: Final = 64
+
+Fields = Mapping[str, tuple[Any, tuple[int, ...]]]
+
+
+class PageError(Exception):
+    """A page is missing, not finished, or not a page."""
+
+
+class HotState(IntEnum):
+    """Where a hot process is in its life."""
+
+    STARTING = 0
+    WARMING = 1  # compiling, pre-faulting, connecting
+    READY = 2  # trading
+    DRAINING = 3  # finishing what is open, taking nothing new
+    STOPPED = 4
+    FAILED = 5  # see meta/ERROR text of the page
+
+
+class Hot(IntEnum):
+    """Indices into the ``hot`` array of a hot page: written by the hot process, read by everybody."""
+
+    STATE = 0  # HotState
+    PID = 1
+    EPOCH = 2
+    STARTED_NS = 3  # CLOCK_MONOTONIC
+    READY_NS = 4
+    TURNS = 5  # turns of the loop
+    LAST_TURN_NS = 6
+    LAST_WORK_NS = 7
+    GC_COUNT = 8  # collections since ready
+    GC_PAUSE_NS = 9  # their sum
+    GC_PAUSE_MAX_NS = 10
+    MINOR_FAULTS = 11  # since ready
+    MAJOR_FAULTS = 12
+    INVOLUNTARY_SWITCHES = 13
+    RSS_BYTES = 14
+    CPU_NS = 15  # user + system time of the process since it began
+    CORES_MASK = 16  # read back from the scheduler
+    NICE = 17
+    LOCKED_BYTES = 18  # read back from the kernel after mlockall
+    COMMAND_SEEN = 19  # last Control.COMMAND_SEQ acted on
+    CONNECTED = 20  # 1 when every peer that this stage needs is there
+    RSS_READY_BYTES = 21  # resident memory when it became ready
+
+
+class Control(IntEnum):
+    """Indices into the ``control`` array of a side page: written by the side process, read by the hot one."""
+
+    COMMAND_SEQ = 0  # +1 for each command
+    COMMAND = 1  # Command
+    PAUSED = 2  # 1: take no new work
+    LEASE_UNTIL_NS = 3  # CLOCK_MONOTONIC until which the side process answers for the shared state
+    VERSION = 4  # of the side page's groups: odd while being written
+    ARGUMENT = 5  # of the command
+    SIDE_PID = 6
+
+
+class Command(IntEnum):
+    """Commands from the side process to the hot one."""
+
+    NONE = 0
+    DRAIN = 1  # finish, then exit
+    CANCEL_ALL = 2
+    START = 3  # simulated exchange: begin to play
+    STOP = 4  # simulated exchange: stop playing
+
+
+class Page:
+    """A memory-mapped set of named arrays; `page["name"]` is a live view."""
+
+    def __init__(self, path: Path, memory: mmap.mmap, fields: dict[str, Any], meta: dict[str, Any]) -> None:
+        self.path = path
+        self.meta = meta
+        self._memory = memory
+        self._arrays: dict[str, npt.NDArray[Any]] = {}
+        for name, (dtype, shape, offset) in fields.items():
+            count = int(np.prod(shape, dtype=np.int64))
+            view = np.frombuffer(memory, dtype=_dtype_from_json(dtype), count=count, offset=offset)
+            self._arrays[name] = view.reshape(shape)
+
+    @classmethod
+    def create(cls, path: Path, fields: Fields, meta: Mapping[str, Any] | None = None) -> Page:
+        """Make a zeroed page; whoever has an older page of this name open keeps that one.
+
+        The file appears under its name only when it is complete, so a reader never sees half a header.
+        """
+        offsets: dict[str, Any] = {}
+        # The offsets stand in the JSON whose length they depend on: leave room for the digits.
+        sizes = {n: int(np.dtype(d).itemsize * np.prod(s, dtype=np.int64)) for n, (d, s) in fields.items()}
+        draft = {n: [_dtype_to_json(np.dtype(d)), list(s), 10**15] for n, (d, s) in fields.items()}
+        room = len(json.dumps({"fields": draft, "meta": dict(meta or {})}).encode())
+        at = _align(_HEADER.size + room)
+        for name, (dtype, shape) in fields.items():
+            offsets[name] = [_dtype_to_json(np.dtype(dtype)), list(shape), at]
+            at = _align(at + sizes[name])
+        text = json.dumps({"fields": offsets, "meta": dict(meta or {})}).encode().ljust(room)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
+        try:
+            os.posix_fallocate(descriptor, 0, at)
+            memory = mmap.mmap(descriptor, at)
+        finally:
+            os.close(descriptor)
+        memory[: _HEADER.size] = _HEADER.pack(_MAGIC, _VERSION, len(text), at)
+        memory[_HEADER.size : _HEADER.size + len(text)] = text
+        temporary.replace(path)
+        return cls(path, memory, offsets, dict(meta or {}))
+
+    @classmethod
+    def open(cls, path: Path, *, writable: bool = False) -> Page:
+        """Map an existing page. Raises PageError when there is none or it is not one."""
+        try:
+            descriptor = os.open(path, os.O_RDWR if writable else os.O_RDONLY)
+        except OSError as error:
+            msg = f"no page at {path}: {error.strerror}"
+            raise PageError(msg) from None
+        try:
+            size = os.fstat(descriptor).st_size
+            if size < _HEADER.size:
+                msg = f"{path} is not a page: it has {size} bytes"
+                raise PageError(msg)
+            access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
+            memory = mmap.mmap(descriptor, size, access=access)
+        finally:
+            os.close(descriptor)
+        magic, version, length, stated = _HEADER.unpack_from(memory)
+        if magic != _MAGIC or version != _VERSION or stated != size:
+            msg = f"{path} is not a page of version {_VERSION}"
+            raise PageError(msg)
+        layout = json.loads(memory[_HEADER.size : _HEADER.size + length])
+        return cls(path, memory, layout["fields"], layout["meta"])
+
+    def __getitem__(self, name: str) -> npt.NDArray[Any]:
+        return self._arrays[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._arrays
+
+    def names(self) -> list[str]:
+        """Names of the arrays, in the order of the file."""
+        return list(self._arrays)
+
+    def close(self) -> None:
+        """Let go of the mapping as soon as the last view of it is gone."""
+        self._arrays.clear()
+
+
+def _align(offset: int) -> int:
+    return (offset + _LINE - 1) // _LINE * _LINE
+
+
+def _dtype_to_json(dtype: np.dtype[Any]) -> Any:
+    return dtype.str if dtype.fields is None else [list(item) for item in dtype.descr]
+
+
+def _dtype_from_json(described: Any) -> np.dtype[Any]:
+    if isinstance(described, str):
+        return np.dtype(described)
+    return np.dtype([(item[0], item[1], *(tuple(x) for x in item[2:])) for item in described])
+
+
+class SeqLock:
+    """Consistent groups in a page with a single writer: the version word is odd while it writes."""
+
+    def __init__(self, words: npt.NDArray[np.int64], index: int) -> None:
+        self._words = words
+        self._index = index
+
+    def __enter__(self) -> None:
+        self._words[self._index] += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._words[self._index] += 1
+
+    @property
+    def version(self) -> int:
+        """Present version; a reader copies only when it is even and unchanged after the copy."""
+        return int(self._words[self._index])
+
+
+def hot_page_path(run_dir: Path, name: str) -> Path:
+    """Where the hot process of a service keeps its page."""
+    return run_dir / f"{name}.hot.page"
+
+
+def side_page_path(run_dir: Path, name: str) -> Path:
+    """Where the side process of a service keeps its page."""
+    return run_dir / f"{name}.side.page"
+
+
+def create_hot_page(
+    run_dir: Path,
+    name: str,
+    counters: type[IntEnum],
+    histograms: type[IntEnum],
+    extra: Fields | None = None,
+    meta: Mapping[str, Any] | None = None,
+) -> Page:
+    """Page of a hot process: ``hot``, ``counters``, ``hist`` and `extra`; the names of both enums go to meta.
+
+    Enum members are numbered from 0; their lower-case names become the names of the metrics.
+    """
+    fields: dict[str, tuple[Any, tuple[int, ...]]] = {
+        "hot": ("<i8", (len(Hot),)),
+        "counters": ("<i8", (max(1, len(counters)),)),
+        "hist": ("<i8", (max(1, len(histograms)), HIST_SIZE)),
+    }
+    fields.update(extra or {})
+    described = {
+        "service": name,
+        "counters": [member.name.lower() for member in counters],
+        "histograms": [member.name.lower() for member in histograms],
+    }
+    return Page.create(hot_page_path(run_dir, name), fields, {**described, **(meta or {})})
+
+
+def create_side_page(run_dir: Path, name: str, extra: Fields | None = None) -> Page:
+    """Page of a side process: ``control`` and `extra`."""
+    return Page.create(
+        side_page_path(run_dir, name),
+        {"control": ("<i8", (len(Control),)), **(extra or {})},
+        {"service": name},
+    )
+
+
+def command(side: Page, what: Command, argument: int = 0) -> int:
+    """Give the hot process a command; returns its number, which ``Hot.COMMAND_SEEN`` reaches when it is done."""
+    control = side["control"]
+    control[Control.COMMAND] = what
+    control[Control.ARGUMENT] = argument
+    control[Control.COMMAND_SEQ] += 1
+    return int(control[Control.COMMAND_SEQ])
