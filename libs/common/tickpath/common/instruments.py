@@ -82,9 +82,7 @@ def make_table(rows: list[tuple[str, str, int, int, int, str]]) -> InstrumentTab
             if tick <= 0 or Decimal(tick_e8) != tick.scaleb(8):
                 raise InvalidOperation
         except InvalidOperation:
-            faults.append(
-                f"{where}: tick_size {tick_size!r} must be a decimal above 0, a multiple of 0.00000001"
-            )
+            faults.append(f"{where}: tick_size {tick_size!r} must be a decimal above 0, a multiple of 0.00000001")
             continue
         for name, value in (("price_step_ticks", step), ("lot_size", lot), ("multiplier", multiplier)):
             if not 1 <= value <= 1_000_000:

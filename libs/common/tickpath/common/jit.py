@@ -79,7 +79,7 @@ def kernel(signature: Any, **options: Any) -> Callable[[Callable[..., Any]], Any
     def compile_it(function: Callable[..., Any]) -> Any:
         folder = cache_root() / fingerprint(Path(function.__code__.co_filename))
         folder.mkdir(parents=True, exist_ok=True)
-        numba.config.CACHE_DIR = str(folder)
+        numba.config.CACHE_DIR = str(folder)  # type: ignore[attr-defined]
         return numba.njit(signature, cache=True, nogil=True, **options)(function)
 
     return compile_it

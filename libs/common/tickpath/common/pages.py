@@ -262,7 +262,7 @@ def create_side_page(run_dir: Path, name: str, extra: Fields | None = None) -> P
 
 
 def command(side: Page, what: Command, argument: int = 0) -> int:
-    """Give the hot process a command; returns its number, which ``Hot.COMMAND_SEEN`` reaches when it is done."""
+    """Give the hot process a command; returns its number: ``Hot.COMMAND_SEEN`` reaches it when it is done."""
     control = side["control"]
     control[Control.COMMAND] = what
     control[Control.ARGUMENT] = argument

@@ -22,7 +22,7 @@ SCHEMA_VERSION: Final = 1
 #: Price of an empty book side. Far outside of what the decoder lets through, so it never compares as a price.
 NO_PRICE_TICKS: Final = -(2**62)
 
-#: Largest quantity or price that any stage accepts (pre-trade-risk, section 3 rule 2: products stay in int64).
+#: Largest quantity or price that any stage accepts: products of the two stay in int64.
 MAX_QTY_LOTS: Final = 2**31 - 1
 MAX_PRICE_TICKS: Final = 2**31 - 1
 
