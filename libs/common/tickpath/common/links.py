@@ -1,0 +1,658 @@
+"""Links over ZeroMQ: batches of records from one stage to the next, numbered, so that nothing is lost unseen.
+
+Two kinds, because two kinds of data move:
+
+- **Fan-out** (ticks): PUB/SUB. A slow subscriber loses frames and nobody waits for it. The producer keeps the last
+  records in a ring; a subscriber that sees a gap in the sequence asks for what it lacks and delivers in order.
+- **Log shipping** (signals, orders, reports): the producer keeps a log and sends each consumer what lies behind its
+  last acknowledgement, up to a window. Whatever is not acknowledged is sent again after a break, so neither a lost
+  connection nor the death of either side loses a record; what arrives twice is recognised by its number.
+
+Everything is non-blocking. Producers bind, consumers connect. What a consumer says is one idempotent message, WANT
+(`tickpath.common.frames`). All times are arguments, nanoseconds of CLOCK_MONOTONIC.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, deque
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import zmq
+
+from tickpath.common import frames
+from tickpath.common.config import LinksConfig
+from tickpath.common.frames import Envelope, FrameError, Want
+from tickpath.common.records import DTYPES, SCHEMA_VERSION, RecordKind
+
+Records = npt.NDArray[np.void]
+Address = tuple[str, str]  # of the data, of the WANT socket
+
+_FRAMES_PER_TURN = 64  # most frames that one call of receive() takes, so that no input starves another
+_HELD_FRAMES = 4096  # most live frames kept back while a gap is being repaired
+
+
+class LinkError(Exception):
+    """A link cannot be set up; says which address and why."""
+
+
+def make_context(io_cores: tuple[int, ...] = ()) -> zmq.Context[zmq.Socket[bytes]]:
+    """ZeroMQ context whose I/O thread runs on `io_cores` (any core when empty), not on the core of the loop.
+
+    Call it before the process pins itself: threads inherit the affinity of whoever starts them.
+    """
+    context = zmq.Context(1)
+    for core in io_cores:
+        context.set(zmq.THREAD_AFFINITY_CPU_ADD, core)
+    return context
+
+
+def _socket(context: zmq.Context[Any], kind: int, config: LinksConfig) -> zmq.Socket[bytes]:
+    socket: zmq.Socket[bytes] = context.socket(kind)
+    socket.setsockopt(zmq.LINGER, 200)
+    socket.setsockopt(zmq.SNDHWM, config.send_hwm_frames)
+    socket.setsockopt(zmq.RCVHWM, config.send_hwm_frames)
+    socket.setsockopt(zmq.IMMEDIATE, 1)
+    socket.setsockopt(zmq.RECONNECT_IVL, 2)
+    socket.setsockopt(zmq.RECONNECT_IVL_MAX, 50)
+    return socket
+
+
+def _bind(socket: zmq.Socket[bytes], address: str) -> None:
+    if address.startswith("ipc://"):
+        path = address.removeprefix("ipc://")
+        if len(os.fsencode(path)) > 107:
+            msg = f"cannot bind {address}: the path has {len(path)} bytes, allowed are 107; choose a shorter run_dir"
+            raise LinkError(msg)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        socket.bind(address)
+    except zmq.ZMQError as error:
+        socket.close(0)
+        msg = f"cannot bind {address}: {error.strerror}"
+        raise LinkError(msg) from None
+
+
+def _bytes_of(records: Records) -> memoryview:
+    return np.ascontiguousarray(records).view(np.uint8).data
+
+
+class RingLog:
+    """The last `capacity` records of a stream, by sequence number (from 1)."""
+
+    def __init__(self, dtype: np.dtype[np.void], capacity: int) -> None:
+        if capacity < 2 or capacity & (capacity - 1):
+            msg = f"the capacity of a ring must be a power of two, it is {capacity}"
+            raise ValueError(msg)
+        self._ring = np.zeros(capacity, dtype=dtype)
+        self._mask = capacity - 1
+        self.next_seq = 1
+        self.acked_seq = 0
+
+    @property
+    def capacity(self) -> int:
+        """Most records that are kept."""
+        return self._mask + 1
+
+    @property
+    def oldest_seq(self) -> int:
+        """Number of the oldest record that can still be read."""
+        return max(1, self.next_seq - self.capacity)
+
+    @property
+    def room(self) -> int:
+        """How many records can be appended without overwriting one that is not acknowledged."""
+        return self.capacity - (self.next_seq - 1 - self.acked_seq)
+
+    def append(self, records: Records) -> None:
+        """Append; the oldest records are overwritten."""
+        records = records[-self.capacity :]
+        start = self.next_seq & self._mask
+        first = min(len(records), self.capacity - start)
+        self._ring[start : start + first] = records[:first]
+        if first < len(records):
+            self._ring[: len(records) - first] = records[first:]
+        self.next_seq += len(records)
+
+    def read(self, first_seq: int, most: int) -> Records:
+        """Up to `most` records from `first_seq` on, a view: fewer at the wrap of the ring and at the end."""
+        start = first_seq & self._mask
+        n = min(most, self.next_seq - first_seq, self.capacity - start)
+        return self._ring[start : start + max(0, n)]
+
+
+class Log(Protocol):
+    """What a LogSender ships: a RingLog, or the journal of exec."""
+
+    @property
+    def next_seq(self) -> int:
+        """Number of the record that will be appended next."""
+
+    @property
+    def oldest_seq(self) -> int:
+        """Number of the oldest record that can be read."""
+
+    def read(self, first_seq: int, most: int) -> Records:
+        """Up to `most` records from `first_seq` on; at least one if there is one."""
+
+
+class FanoutSender:
+    """Producer of a stream that may be dropped and recovered by sequence.
+
+    Statistics: ``next_seq``, ``replayed`` (records sent again), ``errors`` (bad requests by reason).
+    """
+
+    def __init__(
+        self,
+        context: zmq.Context[Any],
+        address: Address,
+        kind: RecordKind,
+        source: str,
+        epoch: int,
+        config: LinksConfig,
+    ) -> None:
+        self._config = config
+        self._kind, self._source, self._epoch = int(kind), source, epoch
+        self._topic = frames.topic(kind)
+        self._encode = msgspec.msgpack.Encoder().encode
+        self.log = RingLog(DTYPES[kind], config.tick_ring)
+        self._pub = _socket(context, zmq.PUB, config)
+        self.want = _socket(context, zmq.ROUTER, config)
+        _bind(self._pub, address[0])
+        _bind(self.want, address[1])
+        self._last_sent_ns = 0
+        self.replayed = 0
+        self.errors: Counter[str] = Counter()
+
+    @property
+    def next_seq(self) -> int:
+        """Number that the next record will get."""
+        return self.log.next_seq
+
+    def _frame(self, first_seq: int, records: Records, now_ns: int) -> bytes:
+        return self._encode(
+            Envelope(SCHEMA_VERSION, self._kind, self._source, self._epoch, first_seq, now_ns, _bytes_of(records))
+        )
+
+    def send(self, records: Records, now_ns: int) -> None:
+        """Publish a batch; keeps it for replay. Never blocks, never fails: a full pipe drops, and shows as a gap."""
+        most = self._config.frame_records
+        for start in range(0, len(records), most):
+            part = records[start : start + most]
+            payload = self._frame(self.log.next_seq, part, now_ns)
+            self.log.append(part)
+            self._pub.send_multipart((self._topic, payload))
+        self._last_sent_ns = now_ns
+
+    def tend(self, now_ns: int) -> None:
+        """Say how far the stream has got when it is quiet, so that a loss at its end is noticed too."""
+        if now_ns - self._last_sent_ns >= self._config.heartbeat_ms * 1_000_000:
+            self._pub.send_multipart((self._topic, self._frame(self.log.next_seq, self.log.read(1, 0), now_ns)))
+            self._last_sent_ns = now_ns
+
+    def serve(self, now_ns: int) -> None:
+        """Answer requests for records that subscribers lack: one frame for each request."""
+        for _ in range(_FRAMES_PER_TURN):
+            try:
+                identity, payload = self.want.recv_multipart(zmq.NOBLOCK)
+                want = frames.decode_want(payload)
+            except zmq.Again:
+                return
+            except ValueError:
+                self.errors["parts"] += 1
+                continue
+            except FrameError as error:
+                self.errors[error.reason] += 1
+                continue
+            first = max(want.next_seq if want.epoch == self._epoch else 1, self.log.oldest_seq)
+            records = self.log.read(first, min(self._config.frame_records, want.window))
+            self.want.send_multipart((identity, self._topic, self._frame(first, records, now_ns)))
+            self.replayed += len(records)
+
+    def close(self) -> None:
+        """Close the sockets."""
+        self._pub.close()
+        self.want.close()
+
+
+class FanoutReceiver:
+    """Consumer of a fan-out stream: delivers records once and in order, asks for what it lacks.
+
+    Statistics: ``received``, ``repaired`` (records that came by replay), ``lost`` (given up, no longer available),
+    ``gaps``, ``duplicates``, ``epochs`` (lives of the producer seen), ``errors`` (bad frames by reason).
+    """
+
+    def __init__(
+        self,
+        context: zmq.Context[Any],
+        address: Address,
+        kind: RecordKind,
+        consumer: str,
+        config: LinksConfig,
+    ) -> None:
+        self._config = config
+        self._kind, self._consumer = kind, consumer
+        self._encode = msgspec.msgpack.Encoder().encode
+        self.sub = _socket(context, zmq.SUB, config)
+        self.sub.setsockopt(zmq.SUBSCRIBE, b"%c" % int(kind))
+        self.want = _socket(context, zmq.DEALER, config)
+        self.sub.connect(address[0])
+        self.want.connect(address[1])
+        self._epoch = 0
+        self._expected = 1
+        self._joined = False  # False until the first record of this epoch was delivered
+        self._held: deque[tuple[int, Records]] = deque()
+        self._known_end = 1  # the producer has got at least so far
+        self._asked_ns = 0
+        self._gap_since_ns = 0
+        self._last_heard_ns = 0
+        self.received = self.repaired = self.lost = self.gaps = self.duplicates = self.epochs = 0
+        self.missed_before_joining = 0
+        self.errors: Counter[str] = Counter()
+
+    @property
+    def sockets(self) -> tuple[zmq.Socket[bytes], zmq.Socket[bytes]]:
+        """What to poll."""
+        return self.sub, self.want
+
+    @property
+    def expected_seq(self) -> int:
+        """Number of the record to be delivered next."""
+        return self._expected
+
+    def connected(self, now_ns: int) -> bool:
+        """Whether the producer was heard within ten heartbeats and nothing is missing."""
+        return self._epoch > 0 and now_ns - self._last_heard_ns < 10 * self._config.heartbeat_ms * 1_000_000
+
+    def receive(self, now_ns: int) -> list[Records]:
+        """Batches of records, in order and each record once; views that stay valid."""
+        out: list[Records] = []
+        for socket, live in ((self.want, False), (self.sub, True)):
+            for _ in range(_FRAMES_PER_TURN):
+                try:
+                    parts = socket.recv_multipart(zmq.NOBLOCK)
+                except zmq.Again:
+                    break
+                if len(parts) != 2:
+                    self.errors["parts"] += 1
+                    continue
+                try:
+                    envelope, records = frames.decode(parts[1], self._kind)
+                except FrameError as error:
+                    self.errors[error.reason] += 1
+                    continue
+                self._take(envelope, records, now_ns, live, out)
+        return out
+
+    def _take(self, envelope: Envelope, records: Records, now_ns: int, live: bool, out: list[Records]) -> None:
+        if envelope.epoch != self._epoch:
+            if envelope.epoch < self._epoch:
+                self.errors["old_epoch"] += 1
+                return
+            self._epoch, self._expected, self._known_end = envelope.epoch, 1, 1
+            self._joined = False
+            self._held.clear()
+            self._gap_since_ns = 0
+            self.epochs += 1
+        self._last_heard_ns = now_ns
+        first, before = envelope.first_seq, self._expected
+        self._known_end = max(self._known_end, first + len(records))
+        if first <= self._expected:
+            self._deliver(first, records, live, out)
+        elif live:
+            if len(self._held) < _HELD_FRAMES and len(records):
+                self._held.append((first, records))
+        else:
+            # The producer no longer has what we asked for: this is the oldest that is left.
+            self._give_up(first)
+            self._deliver(first, records, live, out)
+        while self._held and self._held[0][0] <= self._expected:
+            self._deliver(*self._held.popleft(), True, out)
+        if self._expected < self._known_end:
+            if not self._gap_since_ns:
+                self._gap_since_ns = now_ns
+                self.gaps += 1
+                self._ask(now_ns)
+            elif not live and self._expected > before:
+                self._gap_since_ns = now_ns
+                self._ask(now_ns)
+        else:
+            self._gap_since_ns = 0
+
+    def _deliver(self, first: int, records: Records, live: bool, out: list[Records]) -> None:
+        skip = self._expected - first
+        if skip >= len(records):
+            self.duplicates += len(records)
+            return
+        self.duplicates += skip
+        fresh = records[skip:]
+        self._expected += len(fresh)
+        self._joined = True
+        self.received += len(fresh)
+        if not live:
+            self.repaired += len(fresh)
+        out.append(fresh)
+
+    def _give_up(self, first_available: int) -> None:
+        if self._joined:
+            self.lost += first_available - self._expected
+        else:
+            self.missed_before_joining += first_available - self._expected
+        self._expected = first_available
+
+    def _ask(self, now_ns: int) -> None:
+        end = self._held[0][0] if self._held else self._known_end
+        want = Want(
+            SCHEMA_VERSION, self._consumer, self._epoch, self._expected, self._expected - 1,
+            end - self._expected, False,
+        )  # fmt: skip
+        self._asked_ns = now_ns
+        try:
+            self.want.send(self._encode(want), zmq.NOBLOCK)
+        except zmq.Again:
+            self.errors["want_not_sent"] += 1
+
+    def tend(self, now_ns: int) -> list[Records]:
+        """Ask again, or give a gap up when nobody answered in time; returns what that made deliverable."""
+        out: list[Records] = []
+        if not self._gap_since_ns:
+            return out
+        if now_ns - self._gap_since_ns >= self._config.gap_timeout_ms * 1_000_000:
+            self._give_up(self._held[0][0] if self._held else self._known_end)
+            self._gap_since_ns = 0
+            while self._held and self._held[0][0] <= self._expected:
+                self._deliver(*self._held.popleft(), True, out)
+            if self._expected < self._known_end:
+                self._gap_since_ns = now_ns
+                self.gaps += 1
+                self._ask(now_ns)
+        elif now_ns - self._asked_ns >= self._config.gap_timeout_ms * 1_000_000 // 5:
+            self._ask(now_ns)
+        return out
+
+    def close(self) -> None:
+        """Close the sockets."""
+        self.sub.close()
+        self.want.close()
+
+
+class _Consumer:
+    """What a LogSender knows of one consumer."""
+
+    __slots__ = ("acked", "identity", "last_sent_ns", "limit", "next_send", "told_end")
+
+    def __init__(self, identity: bytes, next_send: int, acked: int) -> None:
+        self.identity = identity
+        self.next_send = next_send
+        self.acked = acked
+        self.limit = acked
+        self.last_sent_ns = 0
+        self.told_end = False
+
+
+class LogSender:
+    """Producer of a lossless stream: ships a log to every consumer that says WANT.
+
+    `required` names the consumers whose acknowledgement a RingLog waits for before it overwrites; until each of
+    them was heard, nothing is forgotten. Statistics: ``resent``, ``errors``, ``consumers()``.
+    """
+
+    def __init__(
+        self,
+        context: zmq.Context[Any],
+        address: Address,
+        kind: RecordKind,
+        source: str,
+        epoch: int,
+        log: Log,
+        config: LinksConfig,
+        required: tuple[str, ...] = (),
+    ) -> None:
+        self._config = config
+        self._kind, self._source, self._epoch = int(kind), source, epoch
+        self._topic = frames.topic(kind)
+        self._encode = msgspec.msgpack.Encoder().encode
+        self._required = required
+        self.log = log
+        self.socket = _socket(context, zmq.ROUTER, config)
+        self.socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        _bind(self.socket, address[1])
+        self._consumers: dict[str, _Consumer] = {}
+        self.resent = 0
+        self.errors: Counter[str] = Counter()
+
+    @property
+    def acked_seq(self) -> int:
+        """Everything up to here is acknowledged by every required consumer."""
+        acked = [self._consumers[name].acked if name in self._consumers else 0 for name in self._required]
+        return min(acked, default=self.log.next_seq - 1)
+
+    def consumers(self) -> dict[str, int]:
+        """Consumer → number of records that it has not acknowledged."""
+        return {name: self.log.next_seq - 1 - consumer.acked for name, consumer in self._consumers.items()}
+
+    def append(self, records: Records) -> int:
+        """Append to a RingLog as many records as there is room for; returns how many (back-pressure)."""
+        log = self.log
+        if not isinstance(log, RingLog):
+            msg = "records are appended to this log by its owner"
+            raise TypeError(msg)
+        n = min(len(records), log.room)
+        if n:
+            log.append(records[:n])
+        return n
+
+    def pump(self, now_ns: int) -> None:
+        """Ship what is new to every consumer, within its window."""
+        for consumer in self._consumers.values():
+            self._ship(consumer, now_ns)
+
+    def _ship(self, consumer: _Consumer, now_ns: int) -> None:
+        end = self.log.next_seq
+        while consumer.next_send < end and consumer.next_send <= consumer.limit:
+            most = min(self._config.frame_records, consumer.limit - consumer.next_send + 1)
+            records = self.log.read(consumer.next_send, most)
+            if not self._send(consumer, consumer.next_send, records, now_ns):
+                break
+            consumer.next_send += len(records)
+
+    def _send(self, consumer: _Consumer, first_seq: int, records: Records, now_ns: int) -> bool:
+        envelope = Envelope(
+            SCHEMA_VERSION, self._kind, self._source, self._epoch, first_seq, now_ns, _bytes_of(records)
+        )
+        try:
+            self.socket.send_multipart((consumer.identity, self._topic, self._encode(envelope)), zmq.NOBLOCK)
+        except zmq.ZMQError as error:  # pipe full, or the peer is gone: it says WANT again when it is back
+            self.errors["full" if error.errno == zmq.EAGAIN else "unroutable"] += 1
+            return False
+        consumer.last_sent_ns = now_ns
+        return True
+
+    def serve(self, now_ns: int) -> None:
+        """Take what the consumers want, and pump."""
+        for _ in range(_FRAMES_PER_TURN):
+            try:
+                parts = self.socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                break
+            if len(parts) != 2:
+                self.errors["parts"] += 1
+                continue
+            try:
+                self._want(parts[0], frames.decode_want(parts[1]), now_ns)
+            except FrameError as error:
+                self.errors[error.reason] += 1
+        if isinstance(self.log, RingLog):
+            self.log.acked_seq = max(self.log.acked_seq, self.acked_seq)
+        self.pump(now_ns)
+
+    def _want(self, identity: bytes, want: Want, now_ns: int) -> None:
+        known = want.epoch == self._epoch
+        consumer = self._consumers.get(want.consumer)
+        if known and want.next_seq > self.log.next_seq:
+            self.errors["beyond_end"] += 1
+            return
+        if consumer is None or not known:
+            # New here, or its memory is of another life of ours: begin at the oldest record nobody acknowledged.
+            acked = want.acked_seq if known else self.log.oldest_seq - 1
+            if not known and isinstance(self.log, RingLog):
+                acked = self.log.acked_seq
+            said_again = consumer is not None and consumer.identity == identity and want.epoch == 0
+            if (
+                said_again
+                and consumer is not None
+                and now_ns - consumer.last_sent_ns < self._config.resend_ms * 1_000_000
+            ):
+                return  # before our first frame could reach it
+            consumer = _Consumer(identity, want.next_seq if known else acked + 1, acked)
+            self._consumers[want.consumer] = consumer
+        elif consumer.identity != identity or want.rewind:
+            self.resent += max(0, consumer.next_send - want.next_seq)
+            consumer.identity, consumer.next_send = identity, want.next_seq
+        elif (
+            want.next_seq < consumer.next_send
+            and now_ns - consumer.last_sent_ns >= self._config.resend_ms * 1_000_000
+        ):
+            self.resent += consumer.next_send - want.next_seq
+            consumer.next_send = want.next_seq
+        if known:
+            consumer.acked = max(consumer.acked, want.acked_seq)
+        consumer.limit = consumer.acked + want.window
+        self._ship(consumer, now_ns)
+        quiet = now_ns - consumer.last_sent_ns >= self._config.heartbeat_ms * 1_000_000
+        if quiet or (not consumer.told_end and consumer.next_send >= self.log.next_seq):
+            consumer.told_end = self._send(consumer, consumer.next_send, self.log.read(1, 0), now_ns)
+
+    def close(self) -> None:
+        """Close the socket."""
+        self.socket.close()
+
+
+class LogReceiver:
+    """Consumer of a lossless stream: every record once and in order, over the death of either side.
+
+    The owner calls `ack` when it has made sure that a record need not come again. Statistics: ``received``,
+    ``duplicates``, ``rewinds`` (times it asked to resend), ``epochs``, ``errors``.
+    """
+
+    def __init__(
+        self,
+        context: zmq.Context[Any],
+        address: Address,
+        kind: RecordKind,
+        consumer: str,
+        config: LinksConfig,
+    ) -> None:
+        self._config = config
+        self._kind, self._consumer = kind, consumer
+        self._encode = msgspec.msgpack.Encoder().encode
+        self.socket = _socket(context, zmq.DEALER, config)
+        self.socket.connect(address[1])
+        self._epoch = 0
+        self._expected = 1
+        self._acked = 0
+        self._said_acked = 0
+        self._said_ns = 0
+        self._rewound_ns = 0
+        self._last_heard_ns = 0
+        self._caught_up = False
+        self.received = self.duplicates = self.rewinds = self.epochs = 0
+        self.errors: Counter[str] = Counter()
+
+    @property
+    def expected_seq(self) -> int:
+        """Number of the record to come next."""
+        return self._expected
+
+    @property
+    def epoch(self) -> int:
+        """Life of the producer that the numbers belong to; 0 before anything was heard."""
+        return self._epoch
+
+    @property
+    def caught_up(self) -> bool:
+        """Whether the producer said that there is nothing behind what was delivered (holds from then on)."""
+        return self._caught_up
+
+    def connected(self, now_ns: int) -> bool:
+        """Whether the producer was heard within ten heartbeats."""
+        return self._epoch > 0 and now_ns - self._last_heard_ns < 10 * self._config.heartbeat_ms * 1_000_000
+
+    def receive(self, now_ns: int) -> list[tuple[int, Records]]:
+        """Batches (number of the first record, records), in order."""
+        out: list[tuple[int, Records]] = []
+        for _ in range(_FRAMES_PER_TURN):
+            try:
+                parts = self.socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                break
+            if len(parts) != 2:
+                self.errors["parts"] += 1
+                continue
+            try:
+                envelope, records = frames.decode(parts[1], self._kind)
+            except FrameError as error:
+                self.errors[error.reason] += 1
+                continue
+            self._take(envelope, records, now_ns, out)
+        return out
+
+    def _take(self, envelope: Envelope, records: Records, now_ns: int, out: list[tuple[int, Records]]) -> None:
+        first = envelope.first_seq
+        if envelope.epoch != self._epoch:
+            if envelope.epoch < self._epoch:
+                self.errors["old_epoch"] += 1
+                return
+            self._epoch, self._expected = envelope.epoch, first
+            self._acked = self._said_acked = first - 1
+            self._caught_up = False
+            self.epochs += 1
+        self._last_heard_ns = now_ns
+        if first > self._expected:
+            if now_ns - self._rewound_ns >= self._config.heartbeat_ms * 1_000_000:
+                self.rewinds += 1
+                self._rewound_ns = now_ns
+                self._say(now_ns, rewind=True)
+            return
+        skip = self._expected - first
+        if len(records) == 0:
+            self._caught_up = self._caught_up or first == self._expected
+            return
+        self.duplicates += min(skip, len(records))
+        if skip < len(records):
+            fresh = records[skip:]
+            out.append((self._expected, fresh))
+            self._expected += len(fresh)
+            self.received += len(fresh)
+
+    def ack(self, seq: int) -> None:
+        """Everything up to `seq` need not come again (of the present epoch; beyond what was received is an error)."""
+        if not 0 <= seq < self._expected:
+            msg = f"cannot acknowledge {seq}: received up to {self._expected - 1}"
+            raise ValueError(msg)
+        self._acked = max(self._acked, seq)
+
+    def tend(self, now_ns: int) -> None:
+        """Tell the producer: at every heartbeat, and at once when a quarter of the window was acknowledged."""
+        beat = now_ns - self._said_ns >= self._config.heartbeat_ms * 1_000_000
+        if beat or self._acked - self._said_acked >= self._config.window // 4:
+            self._say(now_ns)
+
+    def _say(self, now_ns: int, *, rewind: bool = False) -> None:
+        want = Want(
+            SCHEMA_VERSION, self._consumer, self._epoch, self._expected, self._acked, self._config.window, rewind
+        )
+        self._said_ns = now_ns
+        try:
+            self.socket.send(self._encode(want), zmq.NOBLOCK)
+            self._said_acked = self._acked
+        except zmq.Again:
+            self.errors["want_not_sent"] += 1
+
+    def close(self) -> None:
+        """Close the socket."""
+        self.socket.close()
