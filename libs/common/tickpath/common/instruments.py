@@ -134,6 +134,5 @@ def save_instruments(table: InstrumentTable, path: Path) -> None:
         for index, symbol in enumerate(table.symbols):
             row = table.array[index]
             tick = Decimal(int(row["tick_e8"])).scaleb(-8).normalize()
-            writer.writerow(
-                [symbol, f"{tick:f}", row["price_step_ticks"], row["lot_size"], row["multiplier"], table.currencies[index]]
-            )  # fmt: skip
+            step, lot, multiplier = (int(row[name]) for name in ("price_step_ticks", "lot_size", "multiplier"))
+            writer.writerow([symbol, f"{tick:f}", step, lot, multiplier, table.currencies[index]])

@@ -268,3 +268,15 @@ def command(side: Page, what: Command, argument: int = 0) -> int:
     control[Control.ARGUMENT] = argument
     control[Control.COMMAND_SEQ] += 1
     return int(control[Control.COMMAND_SEQ])
+
+
+def write_text(page: Page, field: str, text: str) -> None:
+    """Put a text into a byte array of a page, cut to its size."""
+    data = text.encode()[: len(page[field]) - 1]
+    page[field][:] = 0
+    page[field][: len(data)] = list(data)
+
+
+def read_text(page: Page, field: str) -> str:
+    """Inverse of `write_text`."""
+    return bytes(page[field]).rstrip(b"\0").decode(errors="replace")

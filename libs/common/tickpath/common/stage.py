@@ -1,0 +1,228 @@
+"""The hot process of a service: one thread that receives, runs the kernel and sends, in three phases.
+
+Start-up: claim the name, place the process, warm up (every kernel runs once with real types), lock the memory,
+freeze the collector; only then READY. Main loop: wait for input, `Stage.turn`. Shut-down: SIGTERM means drain —
+take nothing new, finish what is open, exit 0; a second SIGTERM means leave now. The loop speaks to nobody but its
+links and its pages: no HTTP, no Redis, no logs (what must be said before READY goes to stderr, for the side process).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from enum import IntEnum
+from typing import Any, ClassVar
+
+import zmq
+
+from tickpath.common import process
+from tickpath.common.clock import now_ns
+from tickpath.common.config import Config, ConfigError, load_config
+from tickpath.common.instruments import InstrumentError
+from tickpath.common.links import LinkError, make_context
+from tickpath.common.pages import (
+    Command,
+    Control,
+    Fields,
+    Hot,
+    HotState,
+    Page,
+    PageError,
+    create_hot_page,
+    side_page_path,
+    write_text,
+)
+from tickpath.common.process import EXIT_USAGE, StartError
+
+_TEND_NS = 5_000_000  # links are tended this often while busy, and whenever the loop is idle
+_USAGE_NS = 1_000_000_000
+_IDLE_GC_NS = 10_000_000_000
+
+Ready = dict[Any, int]
+
+
+class Stage:
+    """What a service adds to the loop. Subclasses set the class attributes and implement `turn`."""
+
+    name: ClassVar[str]
+    counters: ClassVar[type[IntEnum]]
+    histograms: ClassVar[type[IntEnum]]
+
+    def __init__(self, config: Config, context: zmq.Context[Any], page: Page, side: Page | None) -> None:
+        self.config = config
+        self.context = context
+        self.page = page
+        self.side = side
+        self.counts = page["counters"]
+        self.hist = page["hist"]
+        self.epoch = int(page["hot"][Hot.EPOCH])
+
+    @classmethod
+    def extra_fields(cls, config: Config) -> Fields:
+        """Arrays that this stage's page has beyond the common ones; called before anything is made."""
+        del config
+        return {}
+
+    def inputs(self) -> Sequence[Any]:
+        """Sockets and file descriptors whose readability wakes the loop."""
+        return ()
+
+    def warm_up(self) -> None:
+        """Run every kernel once with real types, touch all memory. Raises StartError."""
+
+    def turn(self, now: int, ready: Ready) -> bool:
+        """Take what is there from the inputs that are `ready` and pass it on; True when anything was done."""
+        raise StartError(f"stage {self.name} does nothing")
+
+    def tend(self, now: int) -> bool:
+        """Acknowledge, ask again, heartbeat; called every few ms and when idle; True when anything was done."""
+        del now
+        return False
+
+    def command(self, what: Command, argument: int, now: int) -> None:
+        """Act on a command of the side process other than DRAIN."""
+
+    def connected(self, now: int) -> bool:
+        """Whether every peer that this stage needs is there."""
+        del now
+        return True
+
+    def begin_drain(self, now: int) -> None:
+        """Take nothing new from now on."""
+
+    def drained(self, now: int) -> bool:
+        """Whether nothing is open any more and the process may exit."""
+        del now
+        return True
+
+    def close(self) -> None:
+        """Close what was opened."""
+
+
+class _Stop:
+    """SIGTERM counted: one asks to drain, two to leave."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        signal.signal(signal.SIGTERM, self._on_signal)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the side process, which decides
+
+    def _on_signal(self, *_: object) -> None:
+        self.asked += 1
+        if self.asked >= 2:
+            os._exit(1)
+
+
+def run_hot(stage_type: type[Stage]) -> int:
+    """Life of a hot process; returns its exit status. The side process is its parent."""
+    process.die_with_parent()
+    process.widen()
+    stop = _Stop()
+    try:
+        config = load_config()
+        claimed = process.claim(config.run_dir, f"{stage_type.name}.hot")
+    except (ConfigError, process.AlreadyRunningError) as error:
+        print(error, file=sys.stderr)  # noqa: T201 - before the loop, for the side process
+        return EXIT_USAGE
+    # Threads inherit the affinity of their starter: the I/O thread first, then this one is pinned.
+    context = make_context(config.links.io_cores)
+    page = create_hot_page(
+        config.run_dir,
+        stage_type.name,
+        stage_type.counters,
+        stage_type.histograms,
+        {"error": ("u1", (1024,)), "notes": ("u1", (1024,)), **stage_type.extra_fields(config)},
+    )
+    hot = page["hot"]
+    hot[Hot.PID], hot[Hot.EPOCH], hot[Hot.STARTED_NS] = os.getpid(), time.time_ns(), now_ns()
+    hot[Hot.STATE] = HotState.WARMING
+    try:
+        stage = _start(stage_type, config, context, page)
+    except (StartError, LinkError, InstrumentError, ConfigError, PageError) as error:
+        write_text(page, "error", str(error))
+        hot[Hot.STATE] = HotState.FAILED
+        print(error, file=sys.stderr)  # noqa: T201 - before the loop, for the side process
+        context.destroy(linger=0)
+        return EXIT_USAGE
+    try:
+        _loop(stage, stop, hot)
+    finally:
+        stage.close()
+        context.destroy(linger=200)
+        hot[Hot.STATE] = HotState.STOPPED
+        os.close(claimed)
+    return 0
+
+
+def _start(stage_type: type[Stage], config: Config, context: zmq.Context[Any], page: Page) -> Stage:
+    side = None
+    with contextlib.suppress(PageError):
+        side = Page.open(side_page_path(config.run_dir, stage_type.name))
+    setup = process.place(getattr(config.cores, stage_type.name), config.process.nice)
+    stage = stage_type(config, context, page, side)
+    stage.warm_up()
+    if config.process.lock_memory:
+        process.lock_memory(setup)
+    hot = page["hot"]
+    hot[Hot.CORES_MASK] = sum(1 << core for core in setup.cores)
+    hot[Hot.NICE], hot[Hot.LOCKED_BYTES] = setup.nice, setup.locked_bytes
+    write_text(page, "notes", "; ".join(setup.notes))
+    return stage
+
+
+def _loop(stage: Stage, stop: _Stop, hot: Any) -> None:
+    poller = zmq.Poller()
+    for source in stage.inputs():
+        poller.register(source, zmq.POLLIN)
+    poll: Callable[[int], list[tuple[Any, int]]] = poller.poll
+    garbage, usage = process.GarbageWatch(hot), process.UsageWatch(hot)
+    control = stage.side["control"] if stage.side is not None else None
+    seen = int(control[Control.COMMAND_SEQ]) if control is not None else 0
+    poll_ms = stage.config.process.poll_ms
+    draining = False
+    tended = used = collected = 0
+    garbage.freeze()
+    usage.rebase()
+    hot[Hot.READY_NS], hot[Hot.STATE] = now_ns(), HotState.READY
+    turns, worked = 0, False
+    try:
+        while True:
+            ready = dict(poll(0 if worked else poll_ms))
+            now = now_ns()
+            worked = stage.turn(now, ready)
+            turns += 1
+            hot[Hot.TURNS], hot[Hot.LAST_TURN_NS] = turns, now
+            if worked:
+                hot[Hot.LAST_WORK_NS] = now
+            if not ready or now - tended >= _TEND_NS:
+                tended = now
+                worked = stage.tend(now) or worked
+                if control is not None and control[Control.COMMAND_SEQ] != seen:
+                    seen = int(control[Control.COMMAND_SEQ])
+                    what = Command(int(control[Control.COMMAND]))
+                    if what == Command.DRAIN:
+                        stop.asked = max(stop.asked, 1)
+                    else:
+                        stage.command(what, int(control[Control.ARGUMENT]), now)
+                    hot[Hot.COMMAND_SEEN] = seen
+                if stop.asked and not draining:
+                    draining = True
+                    hot[Hot.STATE] = HotState.DRAINING
+                    stage.begin_drain(now)
+                if draining and stage.drained(now):
+                    break
+                if now - used >= _USAGE_NS:
+                    used = now
+                    hot[Hot.CONNECTED] = stage.connected(now)
+                    usage.update()
+                if not ready and now - collected >= _IDLE_GC_NS:
+                    collected = now
+                    garbage.idle()
+    finally:
+        usage.update()
+        usage.close()
+        garbage.thaw()
