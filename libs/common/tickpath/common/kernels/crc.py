@@ -26,7 +26,7 @@ _T = _tables()
 
 @kernel("int64(uint8[::1], int64, int64)")
 def crc32(data, start, stop):
-    """CRC-32 of ``data[start:stop]``, equal to ``zlib.crc32``; 0 <= start <= stop <= len(data) is the caller's duty."""
+    """CRC-32 of ``data[start:stop]``, equal to ``zlib.crc32``; the caller keeps start and stop in bounds."""
     crc = 0xFFFFFFFF
     at = start
     while at + 8 <= stop:

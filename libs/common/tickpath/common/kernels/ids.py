@@ -1,4 +1,4 @@
-"""Client order ids inside kernels; `tickpath.common.records` says what they are made of and does the same in Python."""
+"""Client order ids inside kernels; `tickpath.common.records` says what is in them and does the same in Python."""
 
 from __future__ import annotations
 

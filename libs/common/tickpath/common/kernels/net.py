@@ -1,0 +1,79 @@
+"""Receiving datagrams in batches: one `recvmmsg` for as many as there are, into memory that is allocated once."""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+from numba import types
+
+from tickpath.common.jit import kernel
+
+# struct mmsghdr of 64-bit Linux, 64 bytes: struct msghdr (56 bytes), then the length received.
+_MESSAGE = np.dtype(
+    [
+        ("name", "<i8"),
+        ("name_len", "<i8"),
+        ("iov", "<i8"),  # address of the iovec
+        ("iov_len", "<i8"),
+        ("control", "<i8"),
+        ("control_len", "<i8"),
+        ("flags", "<i4"),
+        ("pad", "<i4"),
+        ("length", "<u4"),
+        ("pad_2", "<u4"),
+    ]
+)
+_MSG_DONTWAIT = 0x40
+_MSG_TRUNC = 0x20
+_EINTR, _EAGAIN = 4, 11
+
+_recvmmsg = types.ExternalFunction(
+    "recvmmsg", types.int32(types.int32, types.intp, types.uint32, types.int32, types.intp)
+)
+_errno = types.ExternalFunction("__errno_location", types.CPointer(types.int32)())
+
+
+@kernel(numba.int64(numba.int64, numba.from_dtype(_MESSAGE)[::1], numba.int64[::1]))
+def receive_batch(fd, messages, lengths):
+    """Receive what is there, without waiting. Number of datagrams, 0 if none, or -errno.
+
+    `lengths` int64[batch] gets the size of each; negative when the datagram was larger than its slot and is cut off.
+    """
+    n = _recvmmsg(fd, messages.ctypes.data, len(messages), _MSG_DONTWAIT, 0)
+    if n < 0:
+        error = _errno()[0]
+        return 0 if error in (_EAGAIN, _EINTR) else -error
+    for i in range(n):
+        length = numba.int64(messages[i].length)
+        lengths[i] = -length if messages[i].flags & _MSG_TRUNC else length
+    return n
+
+
+class DatagramReceiver:
+    """Slots for a batch of datagrams, and the call that fills them.
+
+    `buffer` uint8[batch, slot_bytes] and `flat`, the same memory as uint8[batch * slot_bytes]: datagram i begins at
+    ``i * slot_bytes``. `lengths` int64[batch], see `receive_batch`. `fd` stays the caller's.
+    """
+
+    def __init__(self, fd: int, batch: int, slot_bytes: int) -> None:
+        if batch < 1 or slot_bytes < 1:
+            msg = f"DatagramReceiver: batch={batch}, slot_bytes={slot_bytes}; both must be at least 1"
+            raise ValueError(msg)
+        self.fd = fd
+        self.batch = batch
+        self.slot_bytes = slot_bytes
+        self.flat = np.zeros(batch * slot_bytes, dtype=np.uint8)
+        self.buffer = self.flat.reshape(batch, slot_bytes)
+        self.lengths = np.zeros(batch, dtype=np.int64)
+        # The kernel of the host writes through these addresses: the arrays live as long as this object.
+        self._iovecs = np.zeros((batch, 2), dtype=np.int64)
+        self._iovecs[:, 0] = self.flat.ctypes.data + slot_bytes * np.arange(batch)
+        self._iovecs[:, 1] = slot_bytes
+        self._messages = np.zeros(batch, dtype=_MESSAGE)
+        self._messages["iov"] = self._iovecs.ctypes.data + 16 * np.arange(batch)
+        self._messages["iov_len"] = 1
+
+    def receive(self) -> int:
+        """Fill the slots from the first on; number of datagrams, 0 if there is none now, or -errno."""
+        return int(receive_batch(self.fd, self._messages, self.lengths))
