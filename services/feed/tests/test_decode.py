@@ -1,0 +1,271 @@
+"""The decode kernel: sequence, books and ticks, against real recordings and hand-made packets."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tickpath.common.instruments import InstrumentTable, make_table
+from tickpath.common.protocols import itch50, moldudp64
+from tickpath.common.records import NO_PRICE_TICKS, TICK, TickFlag
+from tickpath.feed.kernels.decode import State, decode, make_state
+from tickpath.feed.layout import Channel, Count
+
+DATA = Path(__file__).parents[4] / "shared" / "data"
+SESSION = moldudp64.session_id("TEST")
+SLOT = 2048
+
+
+def table_of(*symbols: str) -> InstrumentTable:
+    return make_table([(symbol, "0.0001", 100, 1, 1, "USD") for symbol in symbols])
+
+
+class Decoder:
+    """The kernel with its state, fed with packets as bytes."""
+
+    def __init__(self, *symbols: str) -> None:
+        table = table_of(*(symbols or ("AAPL", "MSFT")))
+        n = len(table)
+        self.state: State = make_state(
+            table,
+            1 << 14,
+            512,
+            np.zeros(len(Count), dtype=np.int64),
+            np.zeros(len(Channel), dtype=np.int64),
+            np.zeros(n, dtype=TICK),
+            np.zeros(n, dtype=np.int64),
+        )
+        self.out = np.zeros(1 << 14, dtype=TICK)
+
+    def take(self, *packets: bytes, recv_ns: int = 1) -> np.ndarray:
+        buffer = np.zeros((len(packets), SLOT), dtype=np.uint8)
+        lengths = np.zeros(len(packets), dtype=np.int64)
+        for i, packet in enumerate(packets):
+            kept = packet[:SLOT]
+            buffer[i, : len(kept)] = list(kept)
+            lengths[i] = len(packet) if len(packet) <= SLOT else -SLOT
+        n = decode(self.state, buffer, lengths, len(packets), recv_ns, self.out)
+        return self.out[:n].copy()
+
+    def count(self, which: Count) -> int:
+        return int(self.state.counters[which])
+
+
+def packet(first: int, *messages: bytes) -> bytes:
+    body = b"".join(itch50.frame(message) for message in messages)
+    return moldudp64.pack_header(SESSION, first, len(messages)) + body
+
+
+def add(ref: int, side: str, shares: int, price: int, locate: int = 1, stock: str = "AAPL", ts: int = 5) -> bytes:
+    return itch50.encode(
+        "A", stock_locate=locate, tracking_number=0, timestamp=ts, order_ref=ref, side=side, shares=shares,
+        stock=stock, price=price,
+    )  # fmt: skip
+
+
+def execute(ref: int, shares: int, locate: int = 1) -> bytes:
+    return itch50.encode(
+        "E",
+        stock_locate=locate,
+        tracking_number=0,
+        timestamp=6,
+        order_ref=ref,
+        executed_shares=shares,
+        match_number=1,
+    )
+
+
+BID, ASK = add(1, "B", 100, 1_000_000), add(2, "S", 200, 1_000_200)
+
+
+def test_a_tick_carries_bbo_cause_and_stamps() -> None:
+    feed = Decoder()
+    ticks = feed.take(packet(1, BID, ASK), recv_ns=77)
+    assert ticks["cause_seq"].tolist() == [1, 2]
+    last = ticks[1]
+    assert (last["bid_ticks"], last["ask_ticks"], last["bid_lots"], last["ask_lots"]) == (
+        1_000_000,
+        1_000_200,
+        100,
+        200,
+    )
+    assert (last["recv_ns"], last["exch_ns"], last["instrument"]) == (77, 5, 0)
+    assert last["flags"] == TickFlag.QUOTE
+    assert ticks[0]["ask_ticks"] == NO_PRICE_TICKS
+
+
+def test_an_execution_is_a_print_with_its_aggressor_and_adds_to_the_volume() -> None:
+    feed = Decoder()
+    feed.take(packet(1, BID, ASK))
+    (tick,) = feed.take(packet(3, execute(2, 50)))
+    assert tick["flags"] == TickFlag.QUOTE | TickFlag.TRADE | TickFlag.AGGRESSOR_BUY
+    assert (tick["last_ticks"], tick["last_lots"], tick["volume_lots"], tick["ask_lots"]) == (1_000_200, 50, 50, 150)
+
+
+def test_a_change_behind_the_best_price_makes_no_tick() -> None:
+    feed = Decoder()
+    feed.take(packet(1, BID, ASK))
+    assert len(feed.take(packet(3, add(3, "B", 10, 999_900)))) == 0
+    assert feed.count(Count.MESSAGES) == 3
+
+
+def test_a_duplicate_packet_changes_nothing_and_is_counted() -> None:
+    feed = Decoder()
+    feed.take(packet(1, BID, ASK))
+    assert len(feed.take(packet(1, BID, ASK))) == 0
+    assert feed.count(Count.MESSAGES_DUPLICATE) == 2
+    assert feed.count(Count.BOOK_DUPLICATE_ORDER) == 0
+
+
+def test_of_a_packet_that_overlaps_only_the_new_messages_count() -> None:
+    feed = Decoder()
+    feed.take(packet(1, BID))
+    assert feed.take(packet(1, BID, ASK))["cause_seq"].tolist() == [2]
+    assert feed.count(Count.MESSAGES) == 2
+
+
+def test_a_gap_is_counted_with_its_numbers_and_every_tick_behind_it_is_suspect() -> None:
+    feed = Decoder()
+    feed.take(packet(1, BID))
+    (tick,) = feed.take(packet(5, ASK))
+    assert (feed.count(Count.GAPS), feed.count(Count.MESSAGES_LOST)) == (1, 3)
+    assert feed.state.channel[[Channel.GAP_FROM_SEQ, Channel.GAP_TO_SEQ]].tolist() == [2, 5]
+    assert tick["flags"] & TickFlag.SUSPECT
+
+
+def test_packets_out_of_order_are_a_gap_and_then_late() -> None:
+    feed = Decoder()
+    feed.take(packet(1, BID), packet(3, execute(1, 10)), packet(2, ASK))
+    assert feed.count(Count.MESSAGES_LOST) == 1
+    assert feed.count(Count.MESSAGES_DUPLICATE) == 1
+
+
+def test_a_listener_that_comes_late_knows_what_it_missed() -> None:
+    feed = Decoder()
+    (tick,) = feed.take(packet(11, BID))
+    assert feed.count(Count.MESSAGES_LOST) == 10
+    assert tick["flags"] & TickFlag.SUSPECT
+
+
+def test_a_heartbeat_that_is_ahead_shows_a_loss_at_the_end_of_the_stream() -> None:
+    feed = Decoder()
+    feed.take(packet(1, BID), moldudp64.heartbeat(SESSION, 4))
+    assert feed.count(Count.MESSAGES_LOST) == 2
+    assert feed.count(Count.HEARTBEATS) == 1
+    feed.take(moldudp64.end_of_session(SESSION, 4))
+    assert feed.count(Count.END_OF_SESSION) == 1
+
+
+@pytest.mark.parametrize(
+    ("bad", "which"),
+    [
+        (b"", Count.DATAGRAMS_MALFORMED),
+        (b"short", Count.DATAGRAMS_MALFORMED),
+        (packet(2, ASK)[:-1], Count.DATAGRAMS_MALFORMED),
+        (packet(2, ASK) [: moldudp64.HEADER_SIZE + 1], Count.DATAGRAMS_MALFORMED),
+        (packet(2, *[ASK] * 60), Count.DATAGRAMS_MALFORMED),  # larger than a slot: cut off
+        (moldudp64.pack_header(SESSION, 1 << 40, 0), Count.DATAGRAMS_MALFORMED),
+        (moldudp64.pack_header(moldudp64.session_id("OTHER"), 2, 0), Count.DATAGRAMS_OTHER_SESSION),
+        (packet(2, b"z" + bytes(20)), Count.MESSAGES_UNKNOWN_TYPE),
+        (packet(2, ASK[:-1]), Count.MESSAGES_SHORT),
+        (packet(2, b""), Count.MESSAGES_SHORT),
+        (packet(2, execute(99, 1)), Count.BOOK_UNKNOWN_ORDER),
+        (packet(2, BID), Count.BOOK_DUPLICATE_ORDER),
+        (packet(2, add(9, "B", 0, 1)), Count.BOOK_BAD_INPUT),
+        (packet(2, add(9, "?", 1, 1)), Count.BOOK_BAD_INPUT),
+        (packet(2, execute(1, 101)), Count.BOOK_OVER_REDUCED),
+        (packet(2, add(9, "B", 1, 1, locate=7, stock="NOTOURS")), Count.MESSAGES_OTHER_INSTRUMENT),
+    ],
+)  # fmt: skip
+def test_each_kind_of_bad_input_has_its_counter(bad: bytes, which: Count) -> None:
+    feed = Decoder()
+    feed.take(packet(1, BID))
+    feed.take(bad)
+    assert feed.count(which) == 1
+    faults = [c for c in Count if c.name.startswith(("BOOK", "DATAGRAMS_", "MESSAGES_")) and feed.count(c)]
+    assert faults == [which]
+
+
+def test_a_crossed_book_is_suspect_until_it_is_not() -> None:
+    feed = Decoder()
+    ticks = feed.take(packet(1, BID, add(2, "S", 5, 999_000), execute(2, 5)))
+    assert [bool(t["flags"] & TickFlag.SUSPECT) for t in ticks] == [False, True, False]
+
+
+def test_a_halt_is_told_at_once_and_stays_until_trading_resumes() -> None:
+    feed = Decoder()
+    halt = itch50.trading_action(1, 9, "AAPL", "H")
+    resume = itch50.trading_action(1, 9, "AAPL", "T")
+    ticks = feed.take(packet(1, BID, halt, ASK, resume))
+    assert [bool(t["flags"] & TickFlag.HALTED) for t in ticks] == [False, True, True, False]
+
+
+def test_instruments_are_found_by_symbol_with_and_without_a_directory() -> None:
+    feed = Decoder("MSFT", "AAPL")
+    directory = itch50.stock_directory(40, 1, "AAPL")
+    ticks = feed.take(
+        packet(1, directory, add(1, "B", 1, 10_000, locate=40, stock="IGNORED")),
+        packet(3, add(2, "B", 1, 10_000, locate=41, stock="MSFT")),
+    )
+    assert ticks["instrument"].tolist() == [1, 0]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.binary(max_size=120), max_size=6), st.integers(0, 3))
+def test_random_bytes_never_crash_and_every_datagram_is_accounted_for(noise: list[bytes], cut: int) -> None:
+    feed = Decoder()
+    feed.take(packet(1, BID, ASK))
+    good = packet(3, execute(2, 1))
+    packets = [*noise, good[: len(good) - cut], *[SESSION + n for n in noise]]
+    before = feed.count(Count.DATAGRAMS)
+    feed.take(*packets)
+    assert feed.count(Count.DATAGRAMS) == before + len(packets)
+    live = [r for r in feed.state.book.orders["ref"] if r]
+    assert len(live) == feed.state.book.live_orders
+
+
+def real_file(name: str) -> tuple[bytes, dict[str, Any]]:
+    path = DATA / "itch" / name
+    if not path.exists():
+        pytest.skip(f"the real data set is not beside the project: {path}")
+    return path.read_bytes(), json.loads(path.with_name(path.name + ".oracle.json").read_text())
+
+
+@pytest.mark.parametrize("per_packet", [1, 7, 30])
+def test_a_real_file_gives_the_oracles_counts_volume_and_book_however_it_is_cut(per_packet: int) -> None:
+    content, oracle = real_file("nasdaq_itch50_20200130_AAPL_first10000.itch")
+    messages = [bytes(m) for m in itch50.frames(content)]
+    feed = Decoder("AAPL")
+    ticks = np.concatenate(
+        [
+            feed.take(packet(1 + i, *messages[i : i + per_packet]))
+            for i in range(0, len(messages), per_packet)
+        ]
+    )  # fmt: skip
+    assert feed.count(Count.MESSAGES) == len(messages) == 10_000
+    assert feed.state.book.message_counts() == oracle["count_by_type"]
+    assert int(ticks[-1]["volume_lots"]) == oracle["per_symbol"]["AAPL"]["traded_volume"]
+    assert feed.count(Count.BOOK_UNKNOWN_ORDER) == 0
+    assert bbo_path_sha256(ticks, len(messages)) == oracle["bbo_path_sha256"]
+
+
+def bbo_path_sha256(ticks: np.ndarray, n_messages: int) -> str:
+    """The oracle's hash over the best bid and offer after every message, from ticks alone."""
+    digest = hashlib.sha256()
+    bbo, at = (0, 0, 0, 0), 0
+    for number in range(1, n_messages + 1):
+        if at < len(ticks) and ticks[at]["cause_seq"] == number:
+            tick = ticks[at]
+            bid, ask = (int(tick[name]) for name in ("bid_ticks", "ask_ticks"))
+            bbo = (max(bid, 0), int(tick["bid_lots"]), max(ask, 0), int(tick["ask_lots"]))
+            at += 1
+        digest.update(f"{number},{bbo[0]},{bbo[1]},{bbo[2]},{bbo[3]}\n".encode())
+    assert at == len(ticks)
+    return digest.hexdigest()
