@@ -1,0 +1,263 @@
+"""Making a tape of recorded files: ITCH 5.0 byte for byte, LOBSTER re-encoded, several files merged by time."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import BinaryIO, Final
+
+import numpy as np
+import zstandard
+
+from tickpath.common.protocols.itch50 import LAYOUTS, SIZES
+from tickpath.sim.sources.kernels import index as kernels
+from tickpath.sim.sources.tape import Bytes, DataFileError, Ints, Tape
+
+_ALLOWED: Final = (
+    "allowed: NASDAQ TotalView-ITCH 5.0 (a big-endian u16 length before each message) and LOBSTER message files"
+    " (TICKER_date_start_end_message_levels.csv), plain or compressed with zstd or gzip"
+)
+_ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
+_GZIP_MAGIC: Final = b"\x1f\x8b"
+_CHUNK: Final = 1 << 20
+_N_LOCATES: Final = 1 << 16
+
+_SIZES: Final = np.array(SIZES, np.int64)
+_SYMBOL_AT: Final = np.array(
+    [LAYOUTS[chr(i)].offset.get("stock", 0) if chr(i) in LAYOUTS else 0 for i in range(256)], np.int64
+)
+
+
+def load_tape(files: Sequence[Path]) -> Tape:
+    """The tape of one or more recorded files, which play together, merged by time.
+
+    Formats: ITCH 5.0 and LOBSTER message files, plain or compressed (the compression is told by content, the format
+    by the name's ``.itch`` or ``.csv``, else by content). A LOBSTER file uses the orderbook file beside it when
+    there is one (see `tickpath.sim.sources.lobster`).
+
+    A single ITCH file is never touched: the tape is the file, byte for byte. Of several files, messages of equal
+    time keep the order of the files, and two things are rewritten, in place and nothing else: the stock locate,
+    in files after the first, where it means another symbol in an earlier file or the symbol has another one
+    there; and the order references of a whole file (A F E C X D U, and P where not 0), by one constant, where it
+    adds an order under a reference that an earlier file has used. Match numbers and tracking numbers stay.
+
+    Raises DataFileError.
+    """
+    if not files:
+        msg = f"no data file was given; {_ALLOWED}"
+        raise DataFileError(msg)
+    tapes: list[_File] = [_load(Path(path), number) for number, path in enumerate(files)]
+    return tapes[0].tape if len(tapes) == 1 else _merge(tapes)
+
+
+class _File:
+    """One loaded file: its tape, and the symbol (as a number) and the flags of each stock locate."""
+
+    def __init__(self, tape: Tape, path: Path, symbols: Ints, flags: Ints) -> None:
+        self.tape = tape
+        self.path = path
+        self.symbols = symbols
+        self.flags = flags
+
+
+def _load(path: Path, number: int) -> _File:
+    data = read_data(path)
+    stem = path.name.lower().removesuffix(".zst").removesuffix(".gz")
+    if stem.endswith(".csv") or (not stem.endswith(".itch") and chr(data[0]).isdigit()):
+        msg = f"{path}: LOBSTER files cannot be played yet"
+        raise DataFileError(msg)
+    return _index(path, data)
+
+
+def _index(path: Path, data: Bytes, source: str = "", findings: dict[str, int] | None = None) -> _File:
+    """Check and index ITCH data. Raises DataFileError."""
+    found = np.zeros(4, np.int64)
+    n = kernels.measure(data, _SIZES, found)
+    fault, byte, message, end = (int(value) for value in found)
+    if fault != kernels.OK:
+        raise DataFileError(f"{path}: {_complaint(data, fault, byte, message)}")
+    offsets = np.empty(n + 1, np.int64)
+    time_ns = np.empty(n, np.int64)
+    counts = np.zeros(256, np.int64)
+    symbols = np.zeros(_N_LOCATES, np.int64)
+    flags = np.zeros(_N_LOCATES, np.int64)
+    times_back = kernels.index(data, _SYMBOL_AT, offsets, time_ns, counts, symbols, flags)
+    found_now = {
+        **(findings or {}),
+        "times_back": times_back,
+        "unknown_types": int(counts[_SIZES == 0].sum()),
+        "end_marks": int(end < len(data)),
+    }
+    active = np.nonzero((flags & kernels.ACTIVE).astype(bool) & (symbols != 0))[0]
+    tape = Tape(
+        data=data[:end],
+        offsets=offsets,
+        time_ns=time_ns,
+        symbols={_symbol(symbols[locate]): int(locate) for locate in active},
+        source=source or f"ITCH 5.0 {path.name}",
+        counts={chr(kind): int(counts[kind]) for kind in np.nonzero(counts)[0]},
+        findings={key: value for key, value in found_now.items() if value},
+    )
+    return _File(tape, path, symbols, flags)
+
+
+def _symbol(number: int) -> str:
+    return int(number).to_bytes(8, "big", signed=True).decode("latin-1").rstrip(" ")
+
+
+def _complaint(data: Bytes, fault: int, byte: int, message: int) -> str:
+    left = len(data) - byte - 2
+    where = f"message {message + 1}, which begins at byte {byte}"
+    if left < 0:
+        return f"the file is truncated: it ends inside the length of {where}"
+    length = int(data[byte]) << 8 | int(data[byte + 1])
+    kind = chr(data[byte + 2]) if left else ""
+    if fault == kernels.NOT_ITCH:
+        size = SIZES[ord(kind)] if kind else 0
+        of_type = f"type {kind!r} has {size} bytes" if size else f"{kind!r} is no message type"
+        return f"this is not ITCH 5.0: the first message should have {length} bytes, and {of_type}; {_ALLOWED}"
+    if fault == kernels.TRUNCATED:
+        return f"the file is truncated: {where}, should have {length} bytes, and {left} follow"
+    allowed = SIZES[ord(kind)] if kind and length >= 11 else 11
+    return (
+        f"{where}, has {length} bytes; type {kind!r} needs at least {allowed}."
+        " The file is damaged there or not ITCH 5.0"
+    )
+
+
+def read_data(path: Path) -> Bytes:
+    """The bytes of a file, decompressed when they are zstd or gzip, in an array that may be written to.
+
+    Raises DataFileError when there is no such file, it is empty, cannot be read or is damaged as an archive.
+    """
+    try:
+        with path.open("rb") as file:
+            magic = file.read(4)
+            file.seek(0)
+            if magic == _ZSTD_MAGIC:
+                data = _unzstd(file)
+            elif magic[:2] == _GZIP_MAGIC:
+                with gzip.open(file) as stream:
+                    data = _read_all(stream)
+            else:
+                data = np.fromfile(file, np.uint8)
+    except FileNotFoundError:
+        msg = f"{path}: there is no such file; {_ALLOWED}"
+        raise DataFileError(msg) from None
+    except IsADirectoryError:
+        msg = f"{path} is a directory; name the data files in it. {_ALLOWED}"
+        raise DataFileError(msg) from None
+    except (zstandard.ZstdError, zlib.error, gzip.BadGzipFile, EOFError) as error:
+        msg = f"{path}: the compressed file is damaged or truncated ({error})"
+        raise DataFileError(msg) from None
+    except OSError as error:
+        msg = f"{path}: cannot be read: {error.strerror}"
+        raise DataFileError(msg) from None
+    if len(data) == 0:
+        msg = f"{path}: the file is empty; {_ALLOWED}"
+        raise DataFileError(msg)
+    return data
+
+
+def _read_all(stream: BinaryIO | gzip.GzipFile) -> Bytes:
+    buffer = bytearray()
+    while chunk := stream.read(_CHUNK):
+        buffer += chunk
+    return np.frombuffer(buffer, np.uint8)
+
+
+def _unzstd(file: BinaryIO) -> Bytes:
+    """All frames of a zstd file; the stream reader of the library would not notice that one is cut off."""
+    buffer = bytearray()
+    decompressor = zstandard.ZstdDecompressor()
+    frame = decompressor.decompressobj()
+    chunk = file.read(_CHUNK)
+    while chunk:
+        buffer += frame.decompress(chunk)
+        chunk = frame.unused_data if frame.eof else b""
+        if frame.eof and (chunk := chunk or file.read(_CHUNK)):
+            frame = decompressor.decompressobj()
+        chunk = chunk or file.read(_CHUNK)
+    if not frame.eof:
+        msg = "it ends inside a frame"
+        raise EOFError(msg)
+    return np.frombuffer(buffer, np.uint8)
+
+
+def _merge(files: list[_File]) -> Tape:
+    """One tape of several; the tapes of `files` are used up (rewritten in place)."""
+    taken: dict[int, int] = {}  # locate -> symbol as a number (0: not known)
+    locate_of: dict[int, int] = {}  # symbol as a number -> locate
+    refs = np.empty(0, np.int64)
+    findings: Counter[str] = Counter()
+    symbols: dict[str, int] = {}
+    for file in files:
+        tape = file.tape
+        locates = _assign(file, taken, locate_of)
+        if (locates != np.arange(_N_LOCATES)).any():
+            findings["locates_rewritten"] += kernels.rewrite_locates(tape.data, tape.offsets, locates)
+        refs = _separate_references(file, refs, findings)
+        findings.update(tape.findings)
+        symbols |= {symbol: int(locates[locate]) for symbol, locate in tape.symbols.items()}
+    data = np.concatenate([file.tape.data for file in files])
+    starts = np.cumsum([0] + [len(file.tape.data) for file in files])
+    offsets = np.concatenate(
+        [file.tape.offsets[:-1] + start for file, start in zip(files, starts[:-1], strict=True)] + [starts[-1:]]
+    )
+    time_ns = np.concatenate([file.tape.time_ns for file in files])
+    order = np.argsort(time_ns, kind="stable")  # timsort: linear in sorted runs
+    merged, merged_offsets = np.empty_like(data), np.empty_like(offsets)
+    kernels.gather(data, offsets, order, merged, merged_offsets)
+    counts: Counter[str] = Counter()
+    for file in files:
+        counts.update(file.tape.counts)
+    return replace(
+        files[0].tape,
+        data=merged,
+        offsets=merged_offsets,
+        time_ns=time_ns[order],
+        symbols=symbols,
+        source=" + ".join(file.tape.source for file in files),
+        counts=dict(counts),
+        findings=dict(findings),
+    )
+
+
+def _assign(file: _File, taken: dict[int, int], locate_of: dict[int, int]) -> Ints:
+    """Stock locates of a file in the merged tape, int64[65536] by old locate; notes them in both tables."""
+    locates = np.arange(_N_LOCATES)
+    seen = [int(locate) for locate in np.nonzero(file.flags)[0] if locate]
+    own = set(seen)
+    free = (locate for locate in range(1, _N_LOCATES) if locate not in taken and locate not in own)
+    for old in seen:
+        symbol = int(file.symbols[old])
+        new = locate_of.get(symbol) if symbol else None
+        if new is None:
+            new = old if old not in taken else next(free, None)
+        if new is None:
+            msg = f"{file.path}: the files have more than {_N_LOCATES - 1} symbols together; play fewer files"
+            raise DataFileError(msg)
+        taken.setdefault(new, symbol)
+        if symbol:
+            locate_of[symbol] = new
+        locates[old] = new
+    return locates
+
+
+def _separate_references(file: _File, refs: Ints, findings: Counter[str]) -> Ints:
+    """Shift the order references of a file when it adds one that is in `refs`; returns `refs` with its own."""
+    tape = file.tape
+    buffer = np.empty(len(tape), np.int64)
+    own = np.unique(buffer[: kernels.added_references(tape.data, tape.offsets, buffer)])
+    if len(np.intersect1d(own, refs, assume_unique=True)):
+        shift = int(refs[-1]) + 1
+        if own[0] < 0 or refs[0] < 0 or int(own[-1]) + shift >= 1 << 63:
+            msg = f"{file.path}: its order references collide with another file's and are too large to be changed"
+            raise DataFileError(msg)
+        findings["references_rewritten"] += kernels.shift_references(tape.data, tape.offsets, shift)
+        own = own + shift
+    return np.union1d(refs, own)

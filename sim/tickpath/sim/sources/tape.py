@@ -1,0 +1,88 @@
+"""The tape: a whole market in flat arrays, ready to be played, and what can be wrong with a file that should be one.
+
+`tickpath.sim.sources.load` makes a tape of recorded files, `tickpath.sim.sources.generator` invents one. This
+module does not import Numba.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from tickpath.common.instruments import InstrumentError, make_table, save_instruments
+
+Bytes = npt.NDArray[np.uint8]
+Ints = npt.NDArray[np.int64]
+
+#: Nasdaq's unit of price and smallest step of an order's price: 1/10000 dollar and one cent.
+TICK_SIZE: Final = "0.0001"
+PRICE_STEP_TICKS: Final = 100
+
+
+class DataFileError(Exception):
+    """A data file cannot be played; the message says which, what is wrong with it, where, and what is allowed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tape:
+    """All messages of a market, in the order in which they are sent.
+
+    Message i is ``data[offsets[i] + 2 : offsets[i + 1]]``; the two bytes before it are its length.
+    """
+
+    data: Bytes  # uint8[bytes]: ITCH 5.0 messages back to back, a big-endian u16 length before each
+    offsets: Ints  # int64[n + 1]: byte at which the length of each message stands; the last is the end
+    time_ns: Ints  # int64[n]: exchange time to send each message at, ns after midnight, never going back
+    symbols: dict[str, int]  # symbol -> stock locate, of all symbols that have orders or trades
+    source: str  # what this is, for people
+    counts: dict[str, int]  # messages by type letter
+    findings: dict[str, int] = field(default_factory=dict)  # what is odd about the data; see FINDINGS
+
+    def __len__(self) -> int:
+        return len(self.time_ns)
+
+    @property
+    def duration_ns(self) -> int:
+        """Exchange time from the first message to the last."""
+        return int(self.time_ns[-1] - self.time_ns[0]) if len(self) else 0
+
+    def message(self, index: int) -> bytes:
+        """One message without its length."""
+        return bytes(self.data[self.offsets[index] + 2 : self.offsets[index + 1]])
+
+
+#: What can be found in a tape's `findings`; a key is missing where it is 0.
+FINDINGS: Final[dict[str, str]] = {
+    "unknown_types": "messages of a type that ITCH 5.0 does not have; they are kept",
+    "times_back": "messages with an earlier time than the one before; they are sent at once after it",
+    "end_marks": "frames of length 0 at the end of a file (end of session); they are left out",
+    "locates_rewritten": "messages whose stock locate was changed because files were merged",
+    "references_rewritten": "messages whose order references were changed because files were merged",
+    "events": "rows of LOBSTER message files",
+    "announced_orders": "LOBSTER: synthetic orders added for size that the orderbook file shows and no event brought",
+    "stale_orders": "LOBSTER: orders cancelled or reduced because they must have left the book unrecorded",
+    "unknown_references": "LOBSTER: events that name an order not submitted in the file",
+    "dropped_events": "LOBSTER: cancels and deletes of unknown orders, nothing to do for them (no orderbook file)",
+    "contradictions": "LOBSTER: corrections that took size off an order that a later event still names",
+}
+
+
+def write_instruments(tape: Tape, path: Path) -> None:
+    """Write the instrument table (CSV, see `tickpath.common.instruments`) of the tape's symbols, sorted by name.
+
+    Nasdaq's terms: tick 0.0001, orders priced in whole cents, lots of one share, dollars. Raises DataFileError when
+    the tape has no symbol or the file cannot be written.
+    """
+    rows = [(symbol, TICK_SIZE, PRICE_STEP_TICKS, 1, 1, "USD") for symbol in sorted(tape.symbols)]
+    try:
+        save_instruments(make_table(rows), path)
+    except InstrumentError as error:
+        msg = f"no instrument table can be made of {tape.source}: {error}"
+        raise DataFileError(msg) from None
+    except OSError as error:
+        msg = f"cannot write the instrument table {path}: {error.strerror}"
+        raise DataFileError(msg) from None
