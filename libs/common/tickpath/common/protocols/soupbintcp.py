@@ -448,7 +448,7 @@ class ServerSession(_Session):
         max_payload: int = MAX_PAYLOAD,
     ) -> None:
         super().__init__(State.AWAIT_LOGIN, heartbeat_ns, timeout_ns, max_payload)
-        self.log: Final = log
+        self.log = log  # until the login is accepted the owner may set another one: the login says whose it is
         self.next_sequence = 0  # next to be sent on this connection
         self._request = LoginRequest("", "", "", 0, 0)
         self._sent_ns = self._heard_ns = now_ns
