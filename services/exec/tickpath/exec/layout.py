@@ -147,3 +147,33 @@ class Sweep(_FromZero):
     RECONCILE = auto()  # argument: the venue's next UserRefNum
     CANCEL_ALL = auto()
     REPEAT_CANCELS = auto()  # argument: send again what was sent before this time, ns
+
+
+class Gate(_FromZero):
+    """Array ``gateway`` of the hot page."""
+
+    STATE = auto()  # GatewayState
+    OPEN_ORDERS = auto()
+    NEXT_SEQ = auto()  # of the journal
+    NEXT_REF = auto()
+    VENUE_NEXT = auto()
+    POOL_FREE = auto()
+    DAY_FREE = auto()  # orders that the day may still have
+    REFUSE = auto()  # Refusal for new orders, 0: they are welcome
+    SEND_BACKLOG_BYTES = auto()
+    HELD_ORDERS = auto()  # received, waiting for room in the journal
+    REPORTS_UNACKED = auto()  # by the slowest consumer
+    ILLEGAL_REF = auto()
+    ILLEGAL_CELL = auto()
+
+
+class GatewayState(IntEnum):
+    """See the table of `tickpath.exec.gateway`."""
+
+    DOWN = 0
+    CONNECTING = 1
+    LOGIN = 2
+    RECONCILING = 3
+    READY = 4
+    REFUSED = 5
+    HALTED = 6
