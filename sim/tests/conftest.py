@@ -1,0 +1,117 @@
+"""What the tests of the exchange share: tapes written by hand, and a venue that is driven message by message."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tickpath.common.protocols import itch50 as itch
+from tickpath.common.protocols import ouch50 as ouch
+from tickpath.sim.kernels.matching import Exchange
+from tickpath.sim.layout import Counter
+from tickpath.sim.player import Segment
+from tickpath.sim.sources.tape import Tape
+from tickpath.sim.venue import Venue
+
+SYMBOLS = ("ABC", "XYZ")
+LOCATES = {"ABC": 7, "XYZ": 9}
+OPENING_NS = 34_200_000_000_000
+
+
+def make_tape(messages: Sequence[bytes], times: Sequence[int] | None = None) -> Tape:
+    """A tape of these messages, one microsecond apart or at `times`."""
+    data = b"".join(len(message).to_bytes(2, "big") + message for message in messages)
+    sizes = [0, *(len(message) + 2 for message in messages)]
+    stamps = times if times is not None else range(OPENING_NS, OPENING_NS + 1000 * len(messages), 1000)
+    return Tape(
+        data=np.frombuffer(data, np.uint8).copy(),
+        offsets=np.cumsum(sizes, dtype=np.int64),
+        time_ns=np.array(list(stamps), np.int64),
+        symbols=dict(LOCATES),
+        source="written by hand",
+        counts={},
+    )
+
+
+class Market:
+    """A venue with one user, played message by message; answers come back decoded."""
+
+    def __init__(self) -> None:
+        self.exchange = Exchange.create(2, 10_000, 256)
+        self.venue = Venue(self.exchange, SYMBOLS, LOCATES, clock_ns=OPENING_NS)
+        self.user = self.venue.account("alice")
+        self._seen: dict[int, int] = {}
+        self.user_ref = 0
+        self.answers()
+
+    def play(self, *messages: bytes) -> list[tuple[str, dict[str, Any]]]:
+        """Publish market data; what the user is told because of it."""
+        tape = make_tape(messages)
+        self.venue.played(Segment(tape.data, tape.offsets, tape.time_ns), 0, len(tape), 0)
+        return self.answers()
+
+    def add(self, ref: int, side: str, shares: int, price: int, symbol: str = "ABC") -> list[Any]:
+        """Play one Add Order."""
+        return self.play(itch.add_order(LOCATES[symbol], OPENING_NS, ref, side, shares, symbol, price))
+
+    def say(self, message: bytes, user: int | None = None) -> list[tuple[str, dict[str, Any]]]:
+        """One OUCH message of the user, and the answers."""
+        self.venue.receive(self.user if user is None else user, message, 0)
+        return self.answers(user)
+
+    def enter(self, side: str, quantity: int, price: int, tif: str = "3", **more: Any) -> list[Any]:
+        """Enter an order; the answers. `more` overrides any field, `options` is the appendage."""
+        self.user_ref += 1
+        options = more.pop("options", None)
+        user = more.pop("user", None)
+        fields: dict[str, Any] = {
+            "user_ref_num": self.user_ref, "side": side, "quantity": quantity, "symbol": "ABC", "price": price,
+            "time_in_force": tif, "display": "Y", "capacity": "P", "iso": "N", "cross_type": "N", "cl_ord_id": "",
+        }  # fmt: skip
+        return self.say(ouch.ENTER_ORDER.encode(options, **{**fields, **more}), user)
+
+    def replace(self, orig: int, quantity: int, price: int, tif: str = "0", **more: Any) -> list[Any]:
+        """Replace an order; the answers."""
+        self.user_ref += 1
+        fields: dict[str, Any] = {
+            "orig_user_ref_num": orig, "user_ref_num": self.user_ref, "quantity": quantity, "price": price,
+            "time_in_force": tif, "display": "Y", "iso": "N", "cl_ord_id": "",
+        }  # fmt: skip
+        return self.say(ouch.REPLACE_ORDER.encode(**{**fields, **more}))
+
+    def cancel(self, user_ref: int, quantity: int = 0) -> list[Any]:
+        """Cancel an order; the answers."""
+        return self.say(ouch.CANCEL_ORDER.encode(user_ref_num=user_ref, quantity=quantity))
+
+    def answers(self, user: int | None = None) -> list[tuple[str, dict[str, Any]]]:
+        """(type, fields) of every report since the last call."""
+        account = self.user if user is None else user
+        log = self.venue.accounts[account].log
+        first = self._seen.get(account, 1)
+        self._seen[account] = log.next_sequence
+        decoded = [ouch.decode_outbound(log[number]) for number in range(first, log.next_sequence)]
+        more = [{"options": one.options} if one.options else {} for one in decoded]
+        return [(one.message.code, {**one.fields, **extra}) for one, extra in zip(decoded, more, strict=True)]
+
+    def count(self, counter: Counter) -> int:
+        """Value of a counter."""
+        return int(self.exchange.counters[counter])
+
+    def position(self, symbol: str = "ABC") -> int:
+        """Net lots of all users."""
+        return int(self.exchange.positions[SYMBOLS.index(symbol)])
+
+
+@pytest.fixture
+def market() -> Market:
+    """An empty venue with the symbols ABC and XYZ."""
+    return Market()
+
+
+@pytest.fixture
+def tape() -> Any:
+    """Function that makes a tape of messages."""
+    return make_tape

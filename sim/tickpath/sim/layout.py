@@ -1,0 +1,125 @@
+"""What the simulated exchange shares between its kernels, its page and its side process. Imports no Numba.
+
+Hot page ``sim.hot.page``, written by the hot process (beside what every hot page has):
+
+| array | dtype, shape | content |
+| --- | --- | --- |
+| positions | int64[n] | net lots that all clients together bought less sold, per symbol |
+| bought_lots, sold_lots | int64[n] | what makes the position |
+| open_orders | int64[n] | live orders of clients per symbol |
+| orders | VENUE_ORDER[ORDER_CAPACITY] | the venue's view of the orders: all live ones, and the latest dead ones |
+
+``meta["symbols"]`` names the n symbols in order, ``meta["source"]`` the data that is played.
+Side page ``sim.side.page``: ``control`` and ``faults``, int64[len(Fault)].
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Final
+
+import numpy as np
+
+
+class Counter(IntEnum):
+    """Counters of the hot page."""
+
+    MESSAGES_SENT = 0  # market data messages, each with a number of its own
+    DATAGRAMS_SENT = 1
+    BYTES_SENT = 2  # UDP payload
+    HEARTBEATS_SENT = 3  # and end-of-session packets
+    SEND_ERRORS = 4  # sends that the system refused; the datagram is sent again
+    LATE_NS_MAX = 5  # longest time that a message left after its due time
+    LOOPS = 6  # times that the tape was begun again
+    FAULTS_INJECTED = 7
+    PLAYING = 8  # 1 while the tape runs
+    FINISHED = 9  # 1 after the last message of a tape that is not looped
+    NEXT_SEQUENCE = 10  # number of the next market data message
+    ORDERS_RECEIVED = 11  # enter order messages
+    REPLACES_RECEIVED = 12
+    CANCELS_RECEIVED = 13
+    OTHER_RECEIVED = 14  # modify, mass cancel, enable, disable, account query
+    IGNORED = 15  # numbers used before, and requests about orders that are not live: no answer is due
+    MALFORMED = 16  # not an OUCH message
+    ACCEPTED = 17  # orders, replacements included
+    ACCEPTED_LOTS = 18
+    REJECTED = 19
+    CANCELLED = 20  # orders that ended with lots cancelled; replaced ones are not among them
+    CANCELLED_LOTS = 21  # ACCEPTED_LOTS = FILLED_LOTS + CANCELLED_LOTS + OPEN_LOTS
+    FILLED = 22  # orders that ended filled
+    FILLS = 23
+    FILLED_LOTS = 24
+    REPLACED = 25
+    OPEN_ORDERS = 26  # now
+    OPEN_LOTS = 27  # now
+    DUPLICATES = 28  # a client order id entered a second time under another user reference number
+    UNMATCHED_CAUSES = 29  # orders whose client order id names no message sent lately
+    SESSIONS = 30  # connections logged in now
+    LOGINS = 31
+    LOGINS_REFUSED = 32
+    DISCONNECTS = 33
+    SLOW_CLIENTS = 34  # dropped because they did not read
+    BOOK_ANOMALIES = 35  # played messages that name an unknown order, or do not fit the book
+    BOOK_OVERFLOWS = 36  # played messages that the book had no room for
+
+
+class Histogram(IntEnum):
+    """Histograms of the hot page, ns."""
+
+    TICK_TO_ORDER = 0  # causing datagram handed to the network -> order received
+    SEND_LATE = 1  # due time of the earliest message of a turn -> it is sent
+
+
+class Fault(IntEnum):
+    """What can go wrong on request: indices of the side page's ``faults``; all 0 is an honest exchange.
+
+    ``*_EVERY`` n means every n-th datagram.
+    """
+
+    DROP_EVERY = 0  # not sent
+    DUPLICATE_EVERY = 1  # sent twice
+    REORDER_EVERY = 2  # sent after the one that follows it
+    TRUNCATE_EVERY = 3  # cut in half
+    GARBAGE_EVERY = 4  # preceded by a datagram of random bytes
+    SEED = 5  # of the garbage
+    DISCONNECT = 6  # each change closes all order connections
+    REFUSE_LOGIN = 7  # 1: every login is refused as not authorised
+
+
+class OrderStatus(IntEnum):
+    """State of an order at the venue; 0 is an unused slot."""
+
+    FREE = 0
+    LIVE = 1
+    FILLED = 2
+    CANCELLED = 3
+    REPLACED = 4
+
+
+#: Orders that the venue remembers; live ones are never overwritten, an order that finds no slot is rejected.
+ORDER_CAPACITY: Final = 1 << 16
+
+VENUE_ORDER: Final = np.dtype(
+    [
+        ("order_ref", "<i8"),  # order reference number of the venue, from 1
+        ("cl_ord_id", "S14"),
+        ("display", "u1"),  # as entered
+        ("capacity", "u1"),  # as entered
+        ("price4", "<i8"),  # limit price in 1/10000; MARKET_PRICE4 for a market order
+        ("qty_lots", "<i8"),  # intended size of the whole chain of replacements, executed lots included
+        ("executed_lots", "<i8"),  # of the whole chain
+        ("leaves_lots", "<i8"),  # open now
+        ("ahead_lots", "<i8"),  # displayed lots that are to trade before this order, at its price
+        ("joined", "<i8"),  # number of the last played message before it joined the queue
+        ("arrived_ns", "<i8"),  # CLOCK_MONOTONIC
+        ("user_ref", "<i8"),
+        ("session", "<i4"),
+        ("instrument", "<i4"),  # row in meta["symbols"]
+        ("next", "<i4"),  # next live order of the same instrument, -1: the last
+        ("status", "u1"),  # OrderStatus
+        ("side", "u1"),  # ASCII: B S T E
+        ("tif", "u1"),  # ASCII
+        ("pad", "u1"),
+    ]
+)
+assert VENUE_ORDER.itemsize % 8 == 0, VENUE_ORDER.itemsize  # noqa: S101 - it is mapped into a page
