@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, deque
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -77,8 +78,19 @@ def _bind(socket: zmq.Socket[bytes], address: str) -> None:
         raise LinkError(msg) from None
 
 
-def _bytes_of(records: Records) -> memoryview:
-    return np.ascontiguousarray(records).view(np.uint8).data
+def _frames_of(socket: zmq.Socket[bytes], errors: Counter[str]) -> Iterator[tuple[bytes, bytes]]:
+    """Two-part messages that are there now. Asking the socket is cheaper than an exception when there is none."""
+    for _ in range(_FRAMES_PER_TURN):
+        if not int(socket.get(zmq.EVENTS)) & zmq.POLLIN:
+            return
+        head = socket.recv(zmq.NOBLOCK)
+        if socket.get(zmq.RCVMORE):
+            yield head, socket.recv(zmq.NOBLOCK)
+        else:  # one part, or what is left of a message of three
+            errors["parts"] += 1
+
+
+_encode_tuple = msgspec.msgpack.Encoder().encode  # a tuple is an Envelope or a Want, and quicker to make than one
 
 
 class RingLog:
@@ -89,6 +101,8 @@ class RingLog:
             msg = f"the capacity of a ring must be a power of two, it is {capacity}"
             raise ValueError(msg)
         self._ring = np.zeros(capacity, dtype=dtype)
+        self._bytes = self._ring.view(np.uint8).data
+        self._size = dtype.itemsize
         self._mask = capacity - 1
         self.next_seq = 1
         self.acked_seq = 0
@@ -108,15 +122,14 @@ class RingLog:
         """How many records can be appended without overwriting one that is not acknowledged."""
         return self.capacity - (self.next_seq - 1 - self.acked_seq)
 
-    def append(self, records: Records) -> None:
-        """Append; the oldest records are overwritten."""
-        records = records[-self.capacity :]
-        start = self.next_seq & self._mask
-        first = min(len(records), self.capacity - start)
-        self._ring[start : start + first] = records[:first]
-        if first < len(records):
-            self._ring[: len(records) - first] = records[first:]
-        self.next_seq += len(records)
+    def append(self, packed: bytes) -> None:
+        """Append packed records, at most `capacity` of them; the oldest are overwritten."""
+        start = (self.next_seq & self._mask) * self._size
+        first = min(len(packed), self.capacity * self._size - start)
+        self._bytes[start : start + first] = packed[:first]
+        if first < len(packed):
+            self._bytes[: len(packed) - first] = packed[first:]
+        self.next_seq += len(packed) // self._size
 
     def read(self, first_seq: int, most: int) -> Records:
         """Up to `most` records from `first_seq` on, a view: fewer at the wrap of the ring and at the end."""
@@ -158,7 +171,6 @@ class FanoutSender:
         self._config = config
         self._kind, self._source, self._epoch = int(kind), source, epoch
         self._topic = frames.topic(kind)
-        self._encode = msgspec.msgpack.Encoder().encode
         self.log = RingLog(DTYPES[kind], config.tick_ring)
         self._pub = _socket(context, zmq.PUB, config)
         self.want = _socket(context, zmq.ROUTER, config)
@@ -173,44 +185,39 @@ class FanoutSender:
         """Number that the next record will get."""
         return self.log.next_seq
 
-    def _frame(self, first_seq: int, records: Records, now_ns: int) -> bytes:
-        return self._encode(
-            Envelope(SCHEMA_VERSION, self._kind, self._source, self._epoch, first_seq, now_ns, _bytes_of(records))
-        )
+    def _frame(self, first_seq: int, packed: bytes, now_ns: int) -> bytes:
+        return _encode_tuple((SCHEMA_VERSION, self._kind, self._source, self._epoch, first_seq, now_ns, packed))
+
+    def _publish(self, payload: bytes, now_ns: int) -> None:
+        self._pub.send(self._topic, zmq.SNDMORE)
+        self._pub.send(payload)
+        self._last_sent_ns = now_ns
 
     def send(self, records: Records, now_ns: int) -> None:
         """Publish a batch; keeps it for replay. Never blocks, never fails: a full pipe drops, and shows as a gap."""
         most = self._config.frame_records
         for start in range(0, len(records), most):
-            part = records[start : start + most]
-            payload = self._frame(self.log.next_seq, part, now_ns)
-            self.log.append(part)
-            self._pub.send_multipart((self._topic, payload))
-        self._last_sent_ns = now_ns
+            packed = records[start : start + most].tobytes()
+            payload = self._frame(self.log.next_seq, packed, now_ns)
+            self.log.append(packed)
+            self._publish(payload, now_ns)
 
     def tend(self, now_ns: int) -> None:
         """Say how far the stream has got when it is quiet, so that a loss at its end is noticed too."""
         if now_ns - self._last_sent_ns >= self._config.heartbeat_ms * 1_000_000:
-            self._pub.send_multipart((self._topic, self._frame(self.log.next_seq, self.log.read(1, 0), now_ns)))
-            self._last_sent_ns = now_ns
+            self._publish(self._frame(self.log.next_seq, b"", now_ns), now_ns)
 
     def serve(self, now_ns: int) -> None:
         """Answer requests for records that subscribers lack: one frame for each request."""
-        for _ in range(_FRAMES_PER_TURN):
+        for identity, payload in _frames_of(self.want, self.errors):
             try:
-                identity, payload = self.want.recv_multipart(zmq.NOBLOCK)
                 want = frames.decode_want(payload)
-            except zmq.Again:
-                return
-            except ValueError:
-                self.errors["parts"] += 1
-                continue
             except FrameError as error:
                 self.errors[error.reason] += 1
                 continue
             first = max(want.next_seq if want.epoch == self._epoch else 1, self.log.oldest_seq)
             records = self.log.read(first, min(self._config.frame_records, want.window))
-            self.want.send_multipart((identity, self._topic, self._frame(first, records, now_ns)))
+            self.want.send_multipart((identity, self._topic, self._frame(first, records.tobytes(), now_ns)))
             self.replayed += len(records)
 
     def close(self) -> None:
@@ -236,7 +243,6 @@ class FanoutReceiver:
     ) -> None:
         self._config = config
         self._kind, self._consumer = kind, consumer
-        self._encode = msgspec.msgpack.Encoder().encode
         self.sub = _socket(context, zmq.SUB, config)
         self.sub.setsockopt(zmq.SUBSCRIBE, b"%c" % int(kind))
         self.want = _socket(context, zmq.DEALER, config)
@@ -272,16 +278,9 @@ class FanoutReceiver:
         """Batches of records, in order and each record once; views that stay valid."""
         out: list[Records] = []
         for socket, live in ((self.want, False), (self.sub, True)):
-            for _ in range(_FRAMES_PER_TURN):
+            for _, payload in _frames_of(socket, self.errors):
                 try:
-                    parts = socket.recv_multipart(zmq.NOBLOCK)
-                except zmq.Again:
-                    break
-                if len(parts) != 2:
-                    self.errors["parts"] += 1
-                    continue
-                try:
-                    envelope, records = frames.decode(parts[1], self._kind)
+                    envelope, records = frames.decode(payload, self._kind)
                 except FrameError as error:
                     self.errors[error.reason] += 1
                     continue
@@ -346,13 +345,11 @@ class FanoutReceiver:
 
     def _ask(self, now_ns: int) -> None:
         end = self._held[0][0] if self._held else self._known_end
-        want = Want(
-            SCHEMA_VERSION, self._consumer, self._epoch, self._expected, self._expected - 1,
-            end - self._expected, False,
-        )  # fmt: skip
+        expected = self._expected
+        want = (SCHEMA_VERSION, self._consumer, self._epoch, expected, expected - 1, end - expected, False)
         self._asked_ns = now_ns
         try:
-            self.want.send(self._encode(want), zmq.NOBLOCK)
+            self.want.send(_encode_tuple(want), zmq.NOBLOCK)
         except zmq.Again:
             self.errors["want_not_sent"] += 1
 
@@ -415,7 +412,6 @@ class LogSender:
         self._config = config
         self._kind, self._source, self._epoch = int(kind), source, epoch
         self._topic = frames.topic(kind)
-        self._encode = msgspec.msgpack.Encoder().encode
         self._required = required
         self.log = log
         self.socket = _socket(context, zmq.ROUTER, config)
@@ -443,7 +439,7 @@ class LogSender:
             raise TypeError(msg)
         n = min(len(records), log.room)
         if n:
-            log.append(records[:n])
+            log.append(records[:n].tobytes())
         return n
 
     def pump(self, now_ns: int) -> None:
@@ -461,11 +457,11 @@ class LogSender:
             consumer.next_send += len(records)
 
     def _send(self, consumer: _Consumer, first_seq: int, records: Records, now_ns: int) -> bool:
-        envelope = Envelope(
-            SCHEMA_VERSION, self._kind, self._source, self._epoch, first_seq, now_ns, _bytes_of(records)
+        payload = _encode_tuple(
+            (SCHEMA_VERSION, self._kind, self._source, self._epoch, first_seq, now_ns, records.tobytes())
         )
         try:
-            self.socket.send_multipart((consumer.identity, self._topic, self._encode(envelope)), zmq.NOBLOCK)
+            self.socket.send_multipart((consumer.identity, self._topic, payload), zmq.NOBLOCK)
         except zmq.ZMQError as error:  # pipe full, or the peer is gone: it says WANT again when it is back
             self.errors["full" if error.errno == zmq.EAGAIN else "unroutable"] += 1
             return False
@@ -474,16 +470,9 @@ class LogSender:
 
     def serve(self, now_ns: int) -> None:
         """Take what the consumers want, and pump."""
-        for _ in range(_FRAMES_PER_TURN):
+        for identity, payload in _frames_of(self.socket, self.errors):
             try:
-                parts = self.socket.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                break
-            if len(parts) != 2:
-                self.errors["parts"] += 1
-                continue
-            try:
-                self._want(parts[0], frames.decode_want(parts[1]), now_ns)
+                self._want(identity, frames.decode_want(payload), now_ns)
             except FrameError as error:
                 self.errors[error.reason] += 1
         if isinstance(self.log, RingLog):
@@ -549,7 +538,6 @@ class LogReceiver:
     ) -> None:
         self._config = config
         self._kind, self._consumer = kind, consumer
-        self._encode = msgspec.msgpack.Encoder().encode
         self.socket = _socket(context, zmq.DEALER, config)
         self.socket.connect(address[1])
         self._epoch = 0
@@ -585,16 +573,9 @@ class LogReceiver:
     def receive(self, now_ns: int) -> list[tuple[int, Records]]:
         """Batches (number of the first record, records), in order."""
         out: list[tuple[int, Records]] = []
-        for _ in range(_FRAMES_PER_TURN):
+        for _, payload in _frames_of(self.socket, self.errors):
             try:
-                parts = self.socket.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                break
-            if len(parts) != 2:
-                self.errors["parts"] += 1
-                continue
-            try:
-                envelope, records = frames.decode(parts[1], self._kind)
+                envelope, records = frames.decode(payload, self._kind)
             except FrameError as error:
                 self.errors[error.reason] += 1
                 continue
@@ -643,12 +624,11 @@ class LogReceiver:
             self._say(now_ns)
 
     def _say(self, now_ns: int, *, rewind: bool = False) -> None:
-        want = Want(
-            SCHEMA_VERSION, self._consumer, self._epoch, self._expected, self._acked, self._config.window, rewind
-        )
+        window = self._config.window
+        want = (SCHEMA_VERSION, self._consumer, self._epoch, self._expected, self._acked, window, rewind)
         self._said_ns = now_ns
         try:
-            self.socket.send(self._encode(want), zmq.NOBLOCK)
+            self.socket.send(_encode_tuple(want), zmq.NOBLOCK)
             self._said_acked = self._acked
         except zmq.Again:
             self.errors["want_not_sent"] += 1
