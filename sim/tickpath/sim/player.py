@@ -1,8 +1,8 @@
 """Market data out: a tape played open loop as MoldUDP64 over UDP.
 
-Each message has a due time that follows from the tape and the speed alone. A turn sends all that is due; when late, it
-sends larger datagrams until the schedule is met again, and counts how late it was. Nothing that a listener does can
-slow it down.
+Each message has a due time that follows from the tape and the speed alone. A turn sends all that is due; when late,
+it sends larger datagrams until the schedule is met again, and counts how late it was. Nothing that a listener does
+can slow it down.
 
 | state | what goes out |
 | --- | --- |

@@ -37,7 +37,7 @@ from tickpath.common.protocols.wire import RemoteProtocolError
 from tickpath.sim.kernels import matching
 from tickpath.sim.kernels.matching import Exchange
 from tickpath.sim.layout import Counter, OrderStatus
-from tickpath.sim.player import Ints, Segment
+from tickpath.sim.player import Ints, Player, Segment
 
 _CL_ORD_ID_AT: Final = ouch.ENTER_ORDER.offset["cl_ord_id"]
 _MARKET_PRICES: Final = (ouch.MARKET_PRICE, 2_000_000_000)  # 214748.3647, and 200000.0000
@@ -82,21 +82,18 @@ class Venue:
         *,
         session: str = "TICKPATH01",
         tick_to_order: Ints | None = None,
-        out_ns: Ints | None = None,
-        next_sequence: Callable[[], int] = lambda: 1,
         clock_ns: int = 0,
     ) -> None:
         """Instrument i is ``symbols[i]``; it is listed when `locates` knows its stock locate in the market data.
 
-        `out_ns` and `next_sequence` are the player's, `tick_to_order` is the histogram to fill, `clock_ns` the time
-        of the exchange before anything was played.
+        `tick_to_order` is the histogram to fill once the venue follows a player, `clock_ns` the exchange's time
+        before anything was played.
         """
         self.exchange: Final = exchange
         self.symbols: Final = tuple(symbols)
         self.accounts: Final[list[Account]] = []
         self.changed: Final[set[int]] = set()  # accounts whose log has grown since the owner cleared this
-        self.out_ns: Ints = out_ns if out_ns is not None else np.zeros(2, np.int64)
-        self.next_sequence = next_sequence
+        self._player: Player | None = None
         self._session = session
         self._hist = tick_to_order if tick_to_order is not None else np.zeros(HIST_SIZE, np.int64)
         self._id_bytes = bytearray(ouch.CL_ORD_ID_SIZE)
@@ -111,7 +108,7 @@ class Venue:
         self._channel_ids: dict[tuple[int, int], int] = {}
         self._counters = exchange.counters
         self._state = exchange.state
-        self._closed = False
+        self.closed = False
         self._texts: npt.NDArray[Any] = exchange.orders["cl_ord_id"]
         self._displays: npt.NDArray[Any] = exchange.orders["display"]
         self._capacities: npt.NDArray[Any] = exchange.orders["capacity"]
@@ -139,6 +136,10 @@ class Venue:
         self._report(number, ouch.SYSTEM_EVENT.encode(timestamp=self._now, event_code="S"))
         return number
 
+    def follow(self, player: Player) -> None:
+        """Measure tick-to-order times against what `player` sends."""
+        self._player = player
+
     # --- market data -------------------------------------------------------------------------------------------
 
     def played(self, segment: Segment, first: int, last: int, shift_ns: int) -> None:
@@ -146,11 +147,13 @@ class Venue:
         while first < last:
             first = matching.played(self.exchange, segment.data, segment.offsets, first, last, shift_ns)
             self._report_fills()
-        if bool(self._state[matching.CLOSED]) != self._closed:
-            self.set_closed(not self._closed)
+        if bool(self._state[matching.CLOSED]) != self.closed:
+            self.set_closed(closed=not self.closed)
 
     def clearing(self, time_ns: int, spacing_ns: int) -> Segment:
-        """Messages that empty the played book, the first at `time_ns`, `spacing_ns` apart."""
+        """Messages that empty the played book, the first at `time_ns`, `spacing_ns` apart; a closed day opens again."""
+        if self.closed:
+            self.set_closed(closed=False)
         live = self.exchange.book.live_orders
         n = len(self.symbols)
         data = np.zeros(21 * live + 50 * n, np.uint8)
@@ -161,10 +164,10 @@ class Venue:
         )
         return Segment(data[: offsets[made]], offsets[: made + 1], times[:made])
 
-    def set_closed(self, closed: bool) -> None:
+    def set_closed(self, *, closed: bool) -> None:
         """Begin or end the day: tell everybody, and refuse new orders after the end."""
         self._state[matching.CLOSED] = closed
-        self._closed = closed
+        self.closed = closed
         for number in range(len(self.accounts)):
             self._report(number, ouch.SYSTEM_EVENT.encode(timestamp=self._now, event_code="E" if closed else "S"))
 
@@ -181,14 +184,14 @@ class Venue:
         channel = self._channel(account, decoded.options.get(Tag.USER_REF_IDX, 0))
         if code == "O":
             self._counters[Counter.ORDERS_RECEIVED] += 1
-            if decoded.fields["user_ref_num"] > self._channels[channel].last_ref:
+            if self._player is not None and decoded.fields["user_ref_num"] > self._channels[channel].last_ref:
                 self._id_bytes[:] = message[_CL_ORD_ID_AT : _CL_ORD_ID_AT + ouch.CL_ORD_ID_SIZE]
                 matching.measure(
                     self.exchange,
                     self._id_array,
                     arrived_ns,
-                    self.next_sequence(),
-                    self.out_ns,
+                    self._player.next_sequence,
+                    self._player.out_ns,
                     self._seen,
                     self._hist,
                 )
@@ -338,7 +341,7 @@ class Venue:
 
     def _entry_fault(self, channel: Channel, fields: Fields, instrument: int) -> Reject | None:
         """Why no order may be entered now, or by this user, or in this symbol."""
-        if self._closed:
+        if self.closed:
             return Reject.DESTINATION_CLOSED
         if self.accounts[channel.session].disabled:
             return Reject.FIRM_NOT_AUTHORISED

@@ -1,0 +1,212 @@
+"""The exchange's hot process: market data out by the clock, orders in, one thread."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import zmq
+
+from tickpath.common.clock import now_ns
+from tickpath.common.config import Config
+from tickpath.common.instruments import load_instruments
+from tickpath.common.pages import Command, Fields, Page, write_text
+from tickpath.common.process import StartError
+from tickpath.common.protocols import ouch50 as ouch
+from tickpath.common.stage import Ready, Stage, run_hot
+from tickpath.sim.kernels import timer
+from tickpath.sim.kernels.matching import Exchange
+from tickpath.sim.layout import ORDER_CAPACITY, VENUE_ORDER, Counter, Fault, Histogram
+from tickpath.sim.order_entry import OrderEntry, OrderEntryError
+from tickpath.sim.player import Player, PlayerError, Segment
+from tickpath.sim.sources.generator import generate_tape
+from tickpath.sim.sources.load import load_tape
+from tickpath.sim.sources.tape import DataFileError, Tape
+from tickpath.sim.venue import Venue
+
+_MIN_BOOK_ORDERS = 1024
+
+
+def make_tape(config: Config) -> Tape:
+    """What the configuration says is to be played. Raises StartError."""
+    options = config.sim
+    try:
+        if options.data:
+            return load_tape(options.data)
+        return generate_tape(options.seed, seconds=options.generate_seconds, rate=options.generate_rate)
+    except DataFileError as error:
+        raise StartError(str(error)) from None
+
+
+class Sim(Stage):
+    """Play the tape, take orders, match, report, measure."""
+
+    name = "sim"
+    counters = Counter
+    histograms = Histogram
+
+    @classmethod
+    def extra_fields(cls, config: Config) -> Fields:
+        """See `tickpath.sim.layout`."""
+        per_instrument = ("<i8", (len(load_instruments(config.instruments)),))
+        return {
+            "positions": per_instrument,
+            "bought_lots": per_instrument,
+            "sold_lots": per_instrument,
+            "open_orders": per_instrument,
+            "orders": (VENUE_ORDER, (ORDER_CAPACITY,)),
+            "source": ("u1", (256,)),
+        }
+
+    @classmethod
+    def extra_meta(cls, config: Config) -> dict[str, Any]:
+        """Names of the rows of the arrays per instrument."""
+        return {"symbols": list(load_instruments(config.instruments).symbols)}
+
+    def __init__(self, config: Config, context: zmq.Context[Any], page: Page, side: Page | None) -> None:
+        super().__init__(config, context, page, side)
+        tape = make_tape(config)
+        symbols = load_instruments(config.instruments).symbols
+        listed = {symbol: tape.symbols[symbol] for symbol in symbols if symbol in tape.symbols}
+        if not listed:
+            known = ", ".join(sorted(tape.symbols)[:5]) or "none"
+            msg = (
+                f"{config.instruments}: no instrument of it is in the market data ({tape.source}), which has {known}"
+            )
+            raise StartError(msg)
+        write_text(page, "source", f"{tape.source}: {len(tape)} messages, {len(tape.symbols)} symbols")
+        faults = side["faults"] if side is not None else np.zeros(len(Fault), np.int64)
+        options = config.sim
+        adds = tape.counts.get("A", 0) + tape.counts.get("F", 0)
+        exchange = Exchange.create(
+            len(symbols),
+            max(_MIN_BOOK_ORDERS, min(adds, config.feed.order_capacity)),
+            config.feed.level_capacity,
+            orders=page["orders"],
+            per_instrument=(page["positions"], page["bought_lots"], page["sold_lots"], page["open_orders"]),
+            counters=self.counts,
+        )
+        self.venue = Venue(
+            exchange,
+            symbols,
+            listed,
+            session=options.session,
+            tick_to_order=self.hist[Histogram.TICK_TO_ORDER],
+            clock_ns=int(tape.time_ns[0]) if len(tape) else 0,
+        )
+        try:
+            self.player = Player(
+                tape,
+                self.venue,
+                host=config.feed.host,
+                port=config.feed.port,
+                interface=config.feed.interface,
+                counters=self.counts,
+                late_hist=self.hist[Histogram.SEND_LATE],
+                faults=faults,
+                session=options.session,
+                datagram_bytes=options.datagram_bytes,
+                speed=options.speed,
+                rate=options.rate,
+                loop=options.loop,
+                ttl=options.ttl,
+            )
+            self.venue.follow(self.player)
+            self.order_entry = OrderEntry(
+                self.venue,
+                host=config.exec.host,
+                port=config.exec.port,
+                counters=self.counts,
+                faults=faults,
+                password=config.exec.secret(),
+                cancel_on_disconnect=options.cancel_on_disconnect,
+                on_login=self._on_login,
+            )
+        except (PlayerError, OrderEntryError) as error:
+            raise StartError(str(error)) from None
+        self._timer = int(timer.create())
+        if self._timer < 0:
+            raise StartError("the system gives out no timerfd: too many open files?")
+        self._timer_scratch = np.zeros(4, np.int64)
+        self._armed_ns = 0
+        self._orders_fd = self.order_entry.fileno()
+        self._leave_at_ns = 0
+
+    def inputs(self) -> Sequence[Any]:
+        """Order connections, and the clock of the tape."""
+        return self._orders_fd, self._timer
+
+    def warm_up(self) -> None:
+        """Trade once on a venue of its own; touch all memory that trading will use."""
+        practice = Venue(Exchange.create(1, 16, 8), ("A",), {"A": 1})
+        user = practice.account("WARMUP")
+        order = ouch.ENTER_ORDER.encode(
+            user_ref_num=1, side="B", quantity=1, symbol="A", price=10_000, time_in_force="0", display="Y",
+            capacity="P", iso="N", cross_type="N", cl_ord_id="",
+        )  # fmt: skip
+        practice.receive(user, order, 0)
+        practice.receive(user, ouch.CANCEL_ORDER.encode(user_ref_num=1, quantity=0), 0)
+        nothing = Segment(np.zeros(1, np.uint8), np.zeros(1, np.int64), np.zeros(0, np.int64))
+        practice.played(nothing, 0, 0, 0)
+        self.player.out_ns[:] = 0
+        timer.arm(self._timer, now_ns(), self._timer_scratch)
+
+    def turn(self, now: int, ready: Ready) -> bool:
+        """Orders first: they have been waiting; then what is due of the tape."""
+        worked = self._orders_fd in ready and self.order_entry.turn()
+        self.player.turn(now_ns() if worked else now)
+        self.order_entry.flush()
+        due_ns = self.player.next_due_ns()
+        if due_ns <= now:
+            return True
+        if due_ns != self._armed_ns or self._timer in ready:
+            # Setting the timer also makes it unreadable again.
+            timer.arm(self._timer, due_ns, self._timer_scratch)
+            self._armed_ns = due_ns
+        return worked
+
+    def tend(self, now: int) -> bool:
+        """Heartbeats and time-outs of the order connections; the end of the day."""
+        if self.player.finished and not self.venue.closed:
+            self.venue.set_closed(closed=True)
+        self.order_entry.flush()
+        self.order_entry.tend(now)
+        return False
+
+    def command(self, what: Command, argument: int, now: int) -> None:
+        """START and STOP the tape."""
+        del argument
+        if what == Command.START:
+            self.player.start(now)
+        elif what == Command.STOP:
+            self.player.stop()
+
+    def begin_drain(self, now: int) -> None:
+        """End the market data session and the day; orders are still served while somebody is logged in."""
+        self.player.finish()
+        self._leave_at_ns = now + self.config.exec.drain_timeout_ms * 1_000_000
+
+    def drained(self, now: int) -> bool:
+        """Nobody is there any more, or the time that clients have to leave is over."""
+        return self.order_entry.sessions == 0 or now >= self._leave_at_ns
+
+    def close(self) -> None:
+        """End the sessions and close the sockets."""
+        self.order_entry.end()
+        self.order_entry.close()
+        self.player.close()
+        os.close(self._timer)
+
+    def _on_login(self) -> None:
+        if self.config.sim.start == "login" and not self._started:
+            self._started = True
+            self.player.start(now_ns())
+
+    _started = False
+
+
+if __name__ == "__main__":
+    sys.exit(run_hot(Sim))
