@@ -67,6 +67,12 @@ class Stage:
         del config
         return {}
 
+    @classmethod
+    def extra_meta(cls, config: Config) -> dict[str, Any]:
+        """What the page's header says beyond the names of counters and histograms, as JSON."""
+        del config
+        return {}
+
     def inputs(self) -> Sequence[Any]:
         """Sockets and file descriptors whose readability wakes the loop."""
         return ()
@@ -142,6 +148,7 @@ def run_hot(stage_type: type[Stage]) -> int:
         stage_type.counters,
         stage_type.histograms,
         {"error": ("u1", (1024,)), "notes": ("u1", (1024,)), **stage_type.extra_fields(config)},
+        stage_type.extra_meta(config),
     )
     hot = page["hot"]
     hot[Hot.PID], hot[Hot.EPOCH], hot[Hot.STARTED_NS] = os.getpid(), time.time_ns(), now_ns()
