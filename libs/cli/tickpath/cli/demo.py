@@ -1,0 +1,257 @@
+"""``tickpath demo``: the whole pipeline for some seconds, then a report, then nothing is left running."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from tickpath.cli.control import ControlError, Endpoint
+from tickpath.cli.launcher import EXIT_FAULT, Interrupted, Launcher, LaunchError, Options, StopRequest
+from tickpath.cli.report import Evidence, find_problems, make_report, print_report
+from tickpath.cli.watch import Sample, View, Watch, line
+from tickpath.common.config import SERVICES
+from tickpath.common.histogram import summary_us
+from tickpath.common.instruments import InstrumentTable, load_instruments
+from tickpath.common.pages import Hot, read_text
+from tickpath.common.records import REPORT
+from tickpath.exec.journal import JournalError, positions_from, read_journal
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_VIEW_S: Final = 0.25
+_LINE_S: Final = 2.0
+_QUIET_S: Final = 0.3  # no counter of the pipeline has moved for so long
+_SETTLE_S: Final = 10.0
+
+#: Counters that move while anything is under way.
+_MOVING: Final = (
+    ("sim", "messages_sent"), ("sim", "orders_received"), ("sim", "cancels_received"), ("sim", "fills"),
+    ("feed", "messages"), ("feed", "ticks"), ("signals", "ticks"), ("signals", "reports"),
+    ("signals", "signals_new"), ("signals", "signals_cancel"),
+    ("exec", "orders_received"), ("exec", "journal_entries"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class DemoOptions:
+    """What the user asked for."""
+
+    seconds: float
+    data: tuple[Path, ...]
+    speed: float | str
+    rate: float
+    seed: int
+    as_json: bool
+    config: Path | None
+    port_base: int | None
+
+
+def run_demo(options: DemoOptions) -> int:
+    """Start, play, drain, report, stop; returns the exit status."""
+    from rich.console import Console  # noqa: PLC0415 - not for --help
+
+    stop = StopRequest()
+    console = Console(stderr=True)
+    say = _sayer(console)
+    launch = Options("demo", options.config, _sections(options), None, options.port_base, True, options.data)
+    try:
+        with Launcher(launch, say, stop) as system:
+            system.start()
+            evidence = _Run(system, options, console, stop).evidence()
+    except Interrupted:
+        say("stopped")
+        return stop.exit_status
+    report, problems = make_report(evidence), find_problems(evidence)
+    if options.as_json:
+        for problem in problems:
+            say(f"not ok: {problem}")
+        sys.stdout.write(json.dumps(report) + "\n")
+    else:
+        print_report(report, problems, evidence.positions.get("journal", {}), Console())
+    return 0 if report["ok"] else EXIT_FAULT
+
+
+def _sayer(console: Console) -> Callable[[str], None]:
+    def say(text: str) -> None:
+        console.print(f"tickpath: {text}", highlight=False, markup=False, soft_wrap=True)
+
+    return say
+
+
+def _sections(options: DemoOptions) -> dict[str, Any]:
+    """The demo's own settings: the exchange of this machine, and nothing that is the user's is touched."""
+    sim: dict[str, Any] = {
+        "start": "command",
+        "data": [str(path.absolute()) for path in options.data],
+        "speed": options.speed,
+        "rate": options.rate,
+        "seed": options.seed,
+    }
+    return {
+        "sim": sim,
+        "feed": {"host": "127.0.0.1"},
+        "exec": {"host": "127.0.0.1", "journal_dir": "journal"},
+        "links": {"transport": "zmq-ipc"},
+    }
+
+
+class _Run:
+    """From the start of the play to the evidence of what happened."""
+
+    def __init__(self, system: Launcher, options: DemoOptions, console: Console, stop: StopRequest) -> None:
+        self.system = system
+        self.options = options
+        self.console = console
+        self.stop = stop
+        self.table: InstrumentTable = load_instruments(system.config.instruments)
+        self.watch = Watch(system.run_dir, (*SERVICES, "sim"), lambda: self.table)
+        config = system.config
+        self.exchange = Endpoint(config.admin.host, config.http_port("sim"), "sim", system.token)
+        self.faults: list[str] = []
+
+    def evidence(self) -> Evidence:
+        """Play, stop, settle, drain exec; then everything is read while the others still run."""
+        system = self.system
+        first = self.watch.sample()
+        self._command("start")
+        began = time.monotonic()
+        with self._view(began) as show:
+            told = False
+            while (left := began + self.options.seconds - time.monotonic()) > 0:
+                self.stop.wait(min(left, _VIEW_S))
+                system.check()
+                sample = self.watch.sample()
+                if not told and sample.count("feed", "ticks"):
+                    told = True
+                    system.say(f"first tick {_age_s():.1f} s after the command")
+                show(sample)
+        self._command("stop")
+        seconds = time.monotonic() - began
+        self._settle()
+        last = self.watch.sample()
+        system.end("exec", within_s=system.drain_s)
+        self._catch_up()
+        return self._collect(first, last, seconds)
+
+    def _command(self, what: str) -> None:
+        try:
+            self.exchange.ask("POST", f"/control/{what}")
+        except ControlError as error:
+            raise LaunchError(str(error)) from None
+
+    @contextlib.contextmanager
+    def _view(self, began: float) -> Iterator[Callable[[Sample], None]]:
+        """Shows samples: live on a terminal, else as a line now and then."""
+        said = began
+
+        def as_line(sample: Sample) -> None:
+            nonlocal said
+            if sample.at_s - said >= _LINE_S:
+                said = sample.at_s
+                self.system.say(f"{sample.at_s - began:.0f} s: {line(sample)}")
+
+        if not self.console.is_terminal:
+            yield as_line
+            return
+        from rich.live import Live  # noqa: PLC0415 - only where there is a terminal
+
+        view = View(f"Tickpath demo: {self._source()}")
+        with Live(console=self.console, auto_refresh=False, transient=True) as live:
+
+            def as_view(sample: Sample) -> None:
+                view.add(sample)
+                live.update(view.render(f"{sample.at_s - began:.0f} of {self.options.seconds:.0f} s"), refresh=True)
+
+            yield as_view
+
+    def _source(self) -> str:
+        page = self.watch.hot("sim")
+        return read_text(page, "source") if page is not None else ""
+
+    def _settle(self) -> None:
+        """Wait until nothing is under way: the exchange is heard to the end and no counter moves."""
+        until = time.monotonic() + _SETTLE_S
+        before: list[int] = []
+        quiet_since = time.monotonic()
+        while time.monotonic() < until:
+            self.stop.wait(0.05)
+            sample = self.watch.sample()
+            counts = [sample.count(service, counter) for service, counter in _MOVING]
+            counts += list(sample.risk_core.values())
+            if counts != before:
+                before, quiet_since = counts, time.monotonic()
+            elif time.monotonic() - quiet_since >= _QUIET_S:
+                return
+        self.faults.append(f"the pipeline was still busy {_SETTLE_S:.0f} s after the exchange stopped playing")
+
+    def _catch_up(self) -> None:
+        """Risk and the exchange have seen the end of every order that the journal has."""
+        until = time.monotonic() + 2.0
+        while time.monotonic() < until:
+            sample = self.watch.sample()
+            if sample.risk_core.get("next_report", 0) > sample.count("exec", "journal_entries"):
+                return
+            self.stop.wait(0.02)
+
+    def _collect(self, first: Sample, running: Sample, seconds: float) -> Evidence:
+        sample = self.watch.sample()
+        faults = [*self.faults]
+        for name, service in first.services.items():
+            if service.hot[Hot.PID] != sample.services[name].hot[Hot.PID]:
+                faults.append(f"{name}: the hot process died and was started again")
+        faults += [f"{name} did not end in time and was killed" for name in self.system.killed]
+        positions = dict(sample.positions)
+        journal = np.zeros(0, dtype=REPORT)
+        try:
+            journal = read_journal(self.system.config.journal_dir())
+            symbols = self.table.symbols
+            positions["journal"] = {symbols[i]: lots for i, lots in positions_from(journal).items() if lots}
+        except JournalError as error:
+            faults.append(str(error))
+        exchange = sample.services.get("sim")
+        gateway = sample.services.get("exec")
+        return Evidence(
+            seconds=seconds,
+            source=self._source(),
+            counters={name: service.counters for name, service in sample.services.items()},
+            risk_core=sample.risk_core,
+            risk_reasons=sample.risk_reasons,
+            journal=journal,
+            positions=positions,
+            tick_to_order_us=summary_us(exchange.hist["tick_to_order"]) if exchange else {},
+            hops_us={name: summary_us(hist) for name, hist in gateway.hist.items()} if gateway else {},
+            processes=_processes(first, running),
+            faults=tuple(faults),
+        )
+
+
+def _processes(first: Sample, last: Sample) -> dict[str, dict[str, Any]]:
+    seconds = max(1e-9, last.at_s - first.at_s)
+    found: dict[str, dict[str, Any]] = {}
+    for name, process in last.processes.items():
+        service, kind = name.split(".")
+        before = first.processes.get(name)
+        cpu_s = process.cpu_s - (before.cpu_s if before and before.pid == process.pid else 0.0)
+        found[name] = {
+            "cpu_percent": round(100 * cpu_s / seconds, 1),
+            "rss_mb": round(process.rss_mb, 1),
+            "gc_pauses": last.services[service].hot[Hot.GC_COUNT] if kind == "hot" else None,
+            "cores": process.cores,
+        }
+    return found
+
+
+def _age_s() -> float:
+    """Time since this command was started, interpreter and imports included."""
+    fields = Path("/proc/self/stat").read_text("ascii").rpartition(")")[2].split()
+    started_s = int(fields[19]) / 100
+    return float(Path("/proc/uptime").read_text("ascii").split()[0]) - started_s

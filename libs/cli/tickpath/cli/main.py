@@ -1,0 +1,306 @@
+"""The command ``tickpath``. Everything is imported where it is used: ``--help`` and ``status`` must be quick."""
+
+# ruff: noqa: PLC0415
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from tickpath.cli.control import System
+
+app = typer.Typer(
+    name="tickpath",
+    help="Market data in, orders out: run, watch and control the pipeline.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+limits_app = typer.Typer(help="Limits of risk: list them, change them while trading.", no_args_is_help=True)
+kill_app = typer.Typer(help="Kill switches: trip, re-arm, list.", no_args_is_help=True)
+app.add_typer(limits_app, name="limits")
+app.add_typer(kill_app, name="kill")
+
+_INPUT = 2
+_FAULT = 1
+
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", help="Configuration file (default: TICKPATH_CONFIG, ./tickpath.toml).")
+]
+RunDirOption = Annotated[
+    Path | None, typer.Option("--run-dir", help="The system on this folder, not the last started one.")
+]
+TokenOption = Annotated[
+    str | None,
+    typer.Option(
+        "--token", envvar="TICKPATH_ADMIN__TOKEN", help="Bearer token.", show_envvar=True, show_default=False
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+PortBaseOption = Annotated[
+    int | None,
+    typer.Option("--port-base", help="Take the ports from N+1 on, so that two systems can run; 0: any free ports."),
+]
+
+ReasonOption = Annotated[str, typer.Option("--reason", help="Why, for the record.")]
+
+
+def say(text: str) -> None:
+    """One line for people, on stderr: stdout belongs to results."""
+    sys.stderr.write(f"tickpath: {text}\n")
+    sys.stderr.flush()
+
+
+def fail(text: object, status: int = _INPUT) -> NoReturn:
+    """Say what is wrong and exit."""
+    say(str(text))
+    raise typer.Exit(status)
+
+
+def _speed(text: str) -> float | str:
+    if text == "max":
+        return text
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        msg = f"{text!r} is not a speed; allowed are numbers above 0 (1: as recorded) and max"
+        raise typer.BadParameter(msg)
+    return value
+
+
+@app.command()
+def demo(
+    seconds: Annotated[
+        float, typer.Option("--seconds", min=0.1, max=86_400, help="How long the exchange plays.")
+    ] = 20,
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--data", help="Recorded file: ITCH 5.0, or LOBSTER messages; may be given again. None: generated."
+        ),
+    ] = None,
+    speed: Annotated[str, typer.Option("--speed", help="Times the recorded pace, or max.")] = "1",
+    rate: Annotated[
+        float, typer.Option("--rate", min=0, help="Messages per second in place of the recorded pace.")
+    ] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the generated market.")] = 1,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+    port_base: PortBaseOption = None,
+) -> None:
+    """Run the whole pipeline on this machine for a while and report: exchange, feed, signals, risk, exec, Redis."""
+    from tickpath.cli.demo import DemoOptions, run_demo
+
+    try:
+        pace = _speed(speed)
+    except typer.BadParameter as error:
+        fail(f"--speed: {error}")
+    if rate and speed != "1":
+        fail("--rate and --speed exclude each other: --rate sets a pace of its own")
+    options = DemoOptions(seconds, tuple(data or ()), pace, rate, seed, as_json, config, port_base)
+    _guarded(lambda: run_demo(options))
+
+
+@app.command()
+def up(
+    with_sim: Annotated[
+        bool,
+        typer.Option(
+            "--with-sim/--no-sim", help="With the simulated exchange, or against the venue of the configuration."
+        ),
+    ] = True,
+    config: ConfigOption = None,
+    run_dir: Annotated[Path | None, typer.Option("--run-dir", help="Folder for sockets, pages and journal.")] = None,
+    port_base: PortBaseOption = None,
+) -> None:
+    """Run the services in the foreground until Ctrl-C."""
+    from tickpath.cli.up import run_up
+
+    _guarded(lambda: run_up(config, run_dir, port_base, with_sim=with_sim, say=say))
+
+
+@app.command()
+def down(run_dir: RunDirOption = None) -> None:
+    """Stop an `up` (or `demo`) that runs on this machine: it drains first."""
+    from tickpath.cli.up import run_down
+
+    _guarded(lambda: run_down(run_dir, say))
+
+
+@app.command()
+def status(
+    as_json: JsonOption = False, config: ConfigOption = None, run_dir: RunDirOption = None, token: TokenOption = None
+) -> None:
+    """Ask every service of a running system how it is; exit status 1 when one is not reachable."""
+    from tickpath.cli.show import show_status
+
+    _guarded(lambda: show_status(_find(config, run_dir, token), as_json=as_json))
+
+
+@app.command()
+def top(config: ConfigOption = None, run_dir: RunDirOption = None) -> None:
+    """Watch a running system live, from its pages; disturbs nobody."""
+    from tickpath.cli.show import show_top
+
+    _guarded(lambda: show_top(_find(config, run_dir, None)))
+
+
+@limits_app.command("list")
+def limits_list(
+    as_json: JsonOption = False, config: ConfigOption = None, run_dir: RunDirOption = None, token: TokenOption = None
+) -> None:
+    """All limits in force."""
+    from tickpath.cli.show import show_limits
+
+    _guarded(lambda: show_limits(_find(config, run_dir, token), as_json=as_json))
+
+
+@limits_app.command("set")
+def limits_set(
+    scope: Annotated[
+        str,
+        typer.Argument(
+            help="A symbol, default (all symbols without limits of their own), GLOBAL, STRATEGY:name or ACCOUNT:main."
+        ),
+    ],
+    values: Annotated[list[str], typer.Argument(help="field=value ..., value a number or unlimited.")],
+    reason: ReasonOption = "by hand",
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+    run_dir: RunDirOption = None,
+    token: TokenOption = None,
+) -> None:
+    """Change limits; the next order is checked against them."""
+    from tickpath.cli.show import set_limits
+
+    wanted = {}
+    for item in values:
+        name, equals, value = item.partition("=")
+        if not (name and equals and value):
+            fail(f"{item!r} is not field=value, for example max_order_qty_lots=500")
+        wanted[name] = value
+    _guarded(lambda: set_limits(_find(config, run_dir, token), scope, wanted, reason, as_json=as_json))
+
+
+ScopeArgument = Annotated[
+    str, typer.Argument(help="GLOBAL, STRATEGY:name, ACCOUNT:main, SYMBOL:name, or just a symbol.")
+]
+
+
+@kill_app.command("trip")
+def kill_trip(
+    scope: ScopeArgument = "GLOBAL",
+    reason: ReasonOption = "by hand",
+    reducing: Annotated[
+        bool, typer.Option("--reducing", help="Still allow orders that reduce the position.")
+    ] = False,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+    run_dir: RunDirOption = None,
+    token: TokenOption = None,
+) -> None:
+    """Stop new orders in a scope at once, and cancel what is open in it."""
+    from tickpath.cli.show import trip
+
+    state = "REDUCING" if reducing else "HALTED"
+    _guarded(lambda: trip(_find(config, run_dir, token), scope, reason, state, as_json=as_json))
+
+
+@kill_app.command("rearm")
+def kill_rearm(
+    scope: ScopeArgument = "GLOBAL",
+    reason: ReasonOption = "by hand",
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+    run_dir: RunDirOption = None,
+    token: TokenOption = None,
+) -> None:
+    """Allow orders in a scope again; a step of its own, never automatic."""
+    from tickpath.cli.show import rearm
+
+    _guarded(lambda: rearm(_find(config, run_dir, token), scope, reason, as_json=as_json))
+
+
+@kill_app.command("list")
+def kill_list(
+    as_json: JsonOption = False, config: ConfigOption = None, run_dir: RunDirOption = None, token: TokenOption = None
+) -> None:
+    """Kill switches and trading states."""
+    from tickpath.cli.show import show_switches
+
+    _guarded(lambda: show_switches(_find(config, run_dir, token), as_json=as_json))
+
+
+@app.command("warm-up")
+def warm_up(
+    config: ConfigOption = None,
+    force: Annotated[bool, typer.Option("--force", help="Even when a stamp says that all is compiled.")] = False,
+) -> None:
+    """Compile all kernels into the cache now, so that nothing has to at the next start."""
+    from tickpath.cli.up import run_warm_up
+
+    _guarded(lambda: run_warm_up(config, say, force=force))
+
+
+_PASS_ON = {"ignore_unknown_options": True, "allow_extra_args": True}
+
+
+@app.command(context_settings={**_PASS_ON, "help_option_names": []})
+def bench(
+    context: typer.Context, name: Annotated[str, typer.Argument(help="File in bench/, without .py.")] = ""
+) -> None:
+    """Run a measurement, with the arguments that follow its name; without a name: list them."""
+    from tickpath.cli import workspace
+
+    def run() -> int:
+        if name in ("", "--help"):
+            for item, about in workspace.benches().items():
+                sys.stdout.write(f"{item:16} {about}\n")
+            return 0
+        workspace.run_bench(name, context.args)
+        return 0
+
+    _guarded(run)
+
+
+@app.command(context_settings=_PASS_ON)
+def test(context: typer.Context) -> None:
+    """Linters, types and all tests; arguments go to pytest."""
+    from tickpath.cli import workspace
+
+    _guarded(lambda: workspace.run_checks(context.args, say))
+
+
+def _find(config: Path | None, run_dir: Path | None, token: str | None) -> System:
+    from tickpath.cli.control import System
+
+    return System.find(config, run_dir, token)
+
+
+def _guarded(work: Any) -> None:
+    """Do the work; a user's mistake is one clear message and an exit status, never a traceback."""
+    from tickpath.cli.control import ControlError
+    from tickpath.cli.launcher import LaunchError
+    from tickpath.cli.runs import RunError
+    from tickpath.cli.workspace import WorkspaceError
+    from tickpath.common.config import ConfigError
+    from tickpath.common.instruments import InstrumentError
+
+    try:
+        raise typer.Exit(work())
+    except LaunchError as error:
+        fail(error, error.status)
+    except (ConfigError, InstrumentError, RunError, WorkspaceError) as error:
+        fail(error)
+    except ControlError as error:
+        fail(error, _FAULT)
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+    except PermissionError as error:
+        fail(f"{error.filename}: {error.strerror}")

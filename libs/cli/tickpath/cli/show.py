@@ -1,0 +1,171 @@
+"""Commands that ask a running system, and how they show the answer."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from tickpath.cli.control import ControlError, Risk, System
+from tickpath.common.instruments import InstrumentTable, make_table
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_DEFAULT = "default"
+_SCOPES = ("GLOBAL", "ACCOUNT", "STRATEGY", "SYMBOL")
+
+
+def _put(answer: Any) -> None:
+    sys.stdout.write(json.dumps(answer) + "\n")
+
+
+def _table(*columns: str) -> Table:
+    from rich import box  # noqa: PLC0415 - only for people
+    from rich.table import Table  # noqa: PLC0415
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, no_wrap=True)
+    return table
+
+
+def _print(*parts: Any) -> None:
+    from rich.console import Console  # noqa: PLC0415 - only for people
+
+    console = Console()
+    for part in parts:
+        console.print(part, highlight=False)
+
+
+def key_of(scope: str) -> str:
+    """Canonical ``SCOPE`` or ``SCOPE:NAME``; a bare name is a symbol, ``default`` all symbols without own limits."""
+    if scope == _DEFAULT:
+        return "SYMBOL:*"
+    head = scope.partition(":")[0].upper()
+    if head in _SCOPES:
+        return head + scope[len(head) :]
+    return f"SYMBOL:{scope}"
+
+
+def show_status(system: System, *, as_json: bool) -> int:
+    """Table or JSON; 1 when a service cannot be reached."""
+    found = system.status()
+    if as_json:
+        _put(found)
+    else:
+        table = _table("service", "state", "connected", "up", "memory", "pauses", "note")
+        for name, status in found.items():
+            if "unreachable" in status:
+                table.add_row(name, "[red]not reachable[/red]", "", "", "", "", status["unreachable"])
+                continue
+            process = status.get("process", {})
+            note = status.get("error") or status.get("notes") or ""
+            restarts = f"{status['restarts']} restarts; " if status.get("restarts") else ""
+            table.add_row(
+                name,
+                status.get("state", "") + (" (paused)" if status.get("paused") else ""),
+                "yes" if status.get("connected") else "no",
+                f"{status.get('uptime_s', 0):,.0f} s",
+                f"{process.get('rss_mb', 0):,.0f} MB",
+                str(process.get("gc_collections", "")),
+                restarts + note,
+            )
+        _print(f"system: {system.where}", table)
+    return 1 if any("unreachable" in status for status in found.values()) else 0
+
+
+def show_top(system: System) -> int:
+    """The live view until Ctrl-C."""
+    from tickpath.cli.launcher import StopRequest  # noqa: PLC0415 - signals are only handled here
+    from tickpath.cli.watch import Watch, watch_top  # noqa: PLC0415
+
+    names = tuple(system.endpoints)
+    watch = Watch(system.run_dir, names, lambda: _symbols(system))
+    if not any(watch.hot(name) for name in names):
+        msg = f"there are no pages in {system.run_dir}: nothing runs there, or elsewhere (--run-dir)"
+        raise ControlError(msg)
+    stop = StopRequest()
+    watch_top(watch, f"Tickpath {system.where}", lambda: stop.asked > 0)
+    return 0
+
+
+def _symbols(system: System) -> InstrumentTable:
+    """The instrument table of a running system, as its configuration names it."""
+    from pathlib import Path  # noqa: PLC0415 - only here
+
+    from tickpath.common.instruments import load_instruments  # noqa: PLC0415
+
+    try:
+        return load_instruments(Path(system["feed"].ask("GET", "/config")["instruments"]))
+    except ControlError:
+        return make_table([("?", "0.0001", 1, 1, 1, "")])
+
+
+def show_limits(system: System, *, as_json: bool) -> int:
+    """All limits."""
+    answer = Risk(system["risk"]).limits()
+    if as_json:
+        _put(answer)
+        return 0
+    _print(*_limit_tables(answer))
+    return 0
+
+
+def _limit_tables(answer: Mapping[str, Any]) -> list[Table]:
+    tables = []
+    scopes = answer["limits"]
+    by_fields: dict[tuple[str, ...], Table] = {}
+    for key, limits in scopes.items():
+        fields = tuple(limits)
+        if fields not in by_fields:
+            by_fields[fields] = _table("scope", *fields)
+            tables.append(by_fields[fields])
+        by_fields[fields].add_row(key, *(str(limits[field]) for field in fields))
+    return tables
+
+
+def set_limits(system: System, scope: str, values: Mapping[str, str], reason: str, *, as_json: bool) -> int:
+    """Change limits of one scope."""
+    answer = Risk(system["risk"]).set_limits(key_of(scope), values, reason)
+    if as_json:
+        _put(answer)
+    else:
+        _print(f"{key_of(scope)}: " + ", ".join(f"{name} is {value}" for name, value in values.items()))
+    return 0
+
+
+def trip(system: System, scope: str, reason: str, state: str, *, as_json: bool) -> int:
+    """Trip a kill switch."""
+    answer = Risk(system["risk"]).trip(key_of(scope), reason, state)
+    if as_json:
+        _put(answer)
+    else:
+        _print(f"{key_of(scope)} is {state}: {reason}")
+    return 0
+
+
+def rearm(system: System, scope: str, reason: str, *, as_json: bool) -> int:
+    """Re-arm a kill switch."""
+    answer = Risk(system["risk"]).rearm(key_of(scope), reason)
+    if as_json:
+        _put(answer)
+    else:
+        _print(f"{key_of(scope)} is ACTIVE again: {reason}")
+    return 0
+
+
+def show_switches(system: System, *, as_json: bool) -> int:
+    """Kill switches."""
+    answer = Risk(system["risk"]).switches()
+    if as_json:
+        _put(answer)
+        return 0
+    table = _table("scope", "state", "reason", "who", "at")
+    for key, item in answer["states"].items():
+        table.add_row(key, item["state"], item["reason"], item["who"], item["at"])
+    _print(table if answer["states"] else "all scopes are ACTIVE, and always were")
+    if answer["fault"]:
+        _print(f"risk is not synchronised with Redis: {answer['fault']}")
+    return 0
