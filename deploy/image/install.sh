@@ -1,12 +1,14 @@
 #!/bin/sh
-# Run while the images are built: one service into /opt/tickpath/venv, with its kernels compiled.
+# Run while the images are built: one service into /opt/tickpath/venv, and its compiled kernels into /opt/tickpath/cache.
 #
-# usage: install.sh SERVICE WHEEL_DIR     the cache goes to /opt/tickpath/cache, the CPU it is for to /opt/tickpath/cpu.env
-# KERNEL_CPU, if not empty, is the CPU to compile for (see docs/deployment.md); else it is that of the building machine.
-# It is not called NUMBA_CPU_NAME, because Numba takes an empty one for a CPU of its own.
+# usage: install.sh SERVICE WHEEL_DIR
+# KERNEL_CPU, if not empty, is the CPU to compile for (docs/deployment.md); else it is that of the building machine.
+# (It is not called NUMBA_CPU_NAME, because Numba takes an empty one for the name of a CPU.)
 set -eu
 
 venv=/opt/tickpath/venv
+cache=/tmp/tickpath-cache # where start.sh puts it: the place of a source is part of how its machine code is found
+
 "$venv/bin/python" -m pip --quiet --disable-pip-version-check install --no-cache-dir --no-index --no-deps "$2"/*.whl
 
 if [ -n "${KERNEL_CPU:-}" ]; then
@@ -15,17 +17,20 @@ fi >/opt/tickpath/cpu.env
 # shellcheck source=/dev/null
 . /opt/tickpath/cpu.env
 
-# Numba notes the time of each source to the nanosecond, an image keeps whole seconds: make them whole before, not after.
-find "$venv"/lib/python3*/site-packages/tickpath -name '*.py' -exec touch -d '2000-01-01T00:00:00Z' {} +
+# Numba notes the time of each source to the nanosecond, an image keeps whole seconds: they are made whole first. The
+# second run is for sources that the first one wrote.
+whole_seconds() {
+    find "$1" -name '*.py' -exec touch -d '2000-01-01T00:00:00Z' {} +
+}
+whole_seconds "$venv"/lib/python3*/site-packages/tickpath
 "$venv/bin/python" -m compileall -q -f "$venv"/lib/python3*/site-packages/tickpath
-
-TICKPATH_CACHE=/opt/tickpath/cache "$venv/bin/python" - "tickpath.$1" <<'PYTHON'
-import importlib, pkgutil, sys
-
-# Kernels are compiled when their module is imported.
-package = importlib.import_module(sys.argv[1])
-for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
-    if not module.name.endswith(".__main__"):
-        importlib.import_module(module.name)
-PYTHON
+export TICKPATH_CACHE="$cache"
+mkdir -p "$cache"
+"$venv/bin/python" /opt/tickpath/deploy/compile.py "$1"
+if [ -n "$(find "$cache" -name '*.py')" ]; then
+    whole_seconds "$cache"
+    "$venv/bin/python" /opt/tickpath/deploy/compile.py "$1"
+fi
+find "$cache" -name __pycache__ -exec rm -r {} +
+mv "$cache" /opt/tickpath/cache
 chmod -R a+rX /opt/tickpath/cache

@@ -9,7 +9,7 @@ set -eu
 TICKPATH_CACHE=/tmp/tickpath-cache
 export TICKPATH_CACHE
 mkdir -p "$TICKPATH_CACHE"
-cp -R /opt/tickpath/cache/. "$TICKPATH_CACHE"
+cp -Rp /opt/tickpath/cache/. "$TICKPATH_CACHE"
 # For which CPU the kernels were compiled, if not for that of the building machine.
 # shellcheck source=/dev/null
 . /opt/tickpath/cpu.env

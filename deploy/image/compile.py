@@ -1,0 +1,21 @@
+"""Run while the images are built: compiles the kernels of one service into the folder that TICKPATH_CACHE names.
+
+usage: compile.py SERVICE      SERVICE signals: with the strategies that the configuration names (TICKPATH_CONFIG)
+"""
+
+import importlib
+import pkgutil
+import sys
+
+service = sys.argv[1]
+package = importlib.import_module(f"tickpath.{service}")
+for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+    if not module.name.endswith(".__main__"):
+        importlib.import_module(module.name)  # kernels are compiled when their module is imported
+
+if service == "signals":
+    from tickpath.common.config import load_config
+    from tickpath.signals.engine import Running, compile_strategies
+    from tickpath.signals.strategy import load_strategy
+
+    compile_strategies([Running(load_strategy(item.path), item.id) for item in load_config().signals.strategies])
