@@ -316,7 +316,7 @@ def test_an_unknown_symbol_stops_the_start_and_says_what_there_is(two_instrument
 
 def test_a_strategy_that_looks_back_further_than_the_series_reaches_stops_the_start(two_instruments):
     micro = load_strategy("tickpath.signals.strategies.microprice:microprice")
-    with pytest.raises(StrategyError, match="looks back 65 ticks; signals.series_capacity keeps 64"):
+    with pytest.raises(StrategyError, match=r"looks back 65 ticks; signals\.series_capacity keeps 64"):
         Engine([Running(micro, 1, {"window": 63})], two_instruments, capacity=64)
 
 

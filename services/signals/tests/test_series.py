@@ -54,4 +54,4 @@ def test_a_reader_leaves_out_what_the_writer_went_over_while_it_copied(engine, r
 @pytest.mark.parametrize("capacity", [0, 1, 3, 1000])
 def test_a_capacity_that_is_no_power_of_two_is_refused(capacity):
     with pytest.raises(ValueError, match="power of two"):
-        plan_tables(1, capacity, [])
+        plan_tables(1, capacity, 0)

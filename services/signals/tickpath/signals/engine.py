@@ -26,9 +26,9 @@ from tickpath.common.instruments import InstrumentTable
 from tickpath.common.jit import cache_root, fingerprint
 from tickpath.common.records import NO_PRICE_TICKS
 from tickpath.signals.kernels import core
-from tickpath.signals.layout import MAX_INTENTS, Bytes, Counter, Histogram, Memory, Word, plan_tables
+from tickpath.signals.layout import MAX_INTENTS, Bytes, Counter, Histogram, Memory, Plan, Word, plan_tables
 from tickpath.signals.series import Series
-from tickpath.signals.strategy import Strategy, StrategyError
+from tickpath.signals.strategy import Strategy
 
 Records = npt.NDArray[np.void]
 
@@ -135,6 +135,29 @@ class Running:
     params: Mapping[str, object] = field(default_factory=dict)
     symbols: Sequence[str] = ()
 
+    def describe(self) -> dict[str, Any]:
+        """What people want to know of it, JSON-able. `symbols` is empty for all."""
+        values = self.strategy.make_params(self.params)
+        return {
+            "id": self.id,
+            "name": self.strategy.name,
+            "about": self.strategy.about,
+            "file": self.strategy.path.name,
+            "params": {
+                key: {
+                    "value": values[key][0].item(),
+                    "default": param.default,
+                    "least": param.least,
+                    "most": param.most,
+                    "about": param.about,
+                }
+                for key, param in self.strategy.params.items()
+            },
+            "state": [name for name in self.strategy.state_dtype.names or () if name != "_"],
+            "state_bytes": self.strategy.state_dtype.itemsize,
+            "symbols": list(self.symbols),
+        }
+
 
 def compile_strategies(running: Sequence[Running]) -> pytypes.ModuleType:
     """The module with the kernel of these strategies, from the cache if nothing that it is made of has changed.
@@ -238,8 +261,6 @@ class Engine:
             tables["rows"][item.id] = row
             tables[f"params_{row}"][:] = item.strategy.make_params(item.params)
             tables[f"states_{row}"][:] = item.strategy.make_state(len(self.instruments))
-            own = tables["own"][row]
-            own["buy_ticks"] = own["sell_ticks"] = NO_PRICE_TICKS
             lookback = item.strategy.lookback(item.params)
             if lookback > self.series.capacity:
                 why = f"looks back {lookback} ticks; signals.series_capacity keeps {self.series.capacity}"
@@ -249,7 +270,8 @@ class Engine:
                 known = ", ".join(self.instruments.symbols[:10]) + (", .." if len(self.instruments) > 10 else "")
                 raise item.strategy.error(f"there is no instrument {', '.join(unknown)}; there are {known}")
             chosen = [self.instruments.ids[symbol] for symbol in item.symbols] or slice(None)
-            own["enabled"][chosen] = 1
+            tables["own"]["enabled"][row, chosen] = 1
+        self.forget_reports()
 
     def run(self, ticks: Records, out: Records, now_ns: int) -> tuple[int, int]:
         """TICK[n] in, SIGNAL[m] out: (ticks done, signals written).
@@ -263,6 +285,16 @@ class Engine:
         """REPORT[n] in: positions and open orders follow; returns how many were new."""
         applied: int = core.apply_reports(self.memory.bytes, self.counters, reports)
         return applied
+
+    def forget_reports(self) -> None:
+        """Own nothing, until all reports of the day are applied again from the first one on."""
+        own = self.memory["own"]
+        for name in own.dtype.names or ():
+            if name != "enabled":
+                own[name] = 0
+        own["buy_ticks"] = own["sell_ticks"] = NO_PRICE_TICKS
+        self.memory["orders"][:] = 0
+        self._words[Word.REPORT_SEQ] = 0
 
     def acknowledge(self, signal_seq: int) -> None:
         """Every signal up to this number, counted from 1 since `reset`, is an order at exec or was refused."""
@@ -282,31 +314,7 @@ class Engine:
         """While muted, strategies see every tick and may cancel, but no new order leaves; those are counted."""
         self._words[Word.MUTED] = int(muted)
 
-    def describe(self) -> list[dict[str, Any]]:
-        """What runs here, for people: JSON-able."""
-        return [
-            {
-                "id": item.id,
-                "name": item.strategy.name,
-                "about": item.strategy.about,
-                "file": item.strategy.path.name,
-                "params": {
-                    key: {
-                        "value": item.strategy.make_params(item.params)[key][0].item(),
-                        "default": param.default,
-                        "least": param.least,
-                        "most": param.most,
-                        "about": param.about,
-                    }
-                    for key, param in item.strategy.params.items()
-                },
-                "state": [name for name in item.strategy.state_dtype.names or () if name != "_"],
-                "state_bytes": item.strategy.state_dtype.itemsize,
-                "symbols": list(item.symbols or self.instruments.symbols),
-            }
-            for item in self.running
-        ]
 
-
-def _plan(running: Sequence[Running], n: int, capacity: int) -> tuple[dict[str, Any], int]:
-    return plan_tables(n, capacity, [(r.strategy.params_dtype, r.strategy.state_dtype) for r in running])
+def _plan(running: Sequence[Running], n: int, capacity: int) -> tuple[Plan, int]:
+    dtypes = [(item.strategy.params_dtype, item.strategy.state_dtype) for item in running]
+    return plan_tables(n, capacity, len(running), dtypes)

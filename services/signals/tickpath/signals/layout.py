@@ -1,4 +1,4 @@
-"""The memory of the signals service: one array of bytes that holds every table, so it can be mapped, compared, copied.
+"""The memory of the signals service: one array of bytes that holds every table: to be mapped, compared and copied.
 
 Tables, each on a cache line of its own, in the order of `Memory.tables`; who is not named as a writer only reads.
 
@@ -19,8 +19,9 @@ The hot process writes all of it, through the kernels; a side process may map it
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from enum import IntEnum
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -29,6 +30,7 @@ import numpy.typing as npt
 from tickpath.common.instruments import INSTRUMENT
 
 Bytes = npt.NDArray[np.uint8]
+Plan = dict[str, tuple[np.dtype[Any], tuple[int, ...], int]]  # name → dtype, shape, offset
 
 #: Open orders that one strategy can have in one instrument; one more is not sent, and counted.
 MAX_OPEN_ORDERS: Final = 16
@@ -132,7 +134,11 @@ class Counter(IntEnum):
     TICKS_REPAIRED = 16
     TICK_GAPS = 17
     FRAMES_BAD = 18
-    BACK_PRESSURE = 19  # turns in which ticks had to wait, because risk has not answered yet
+    TICKS_MISSED_BEFORE_JOINING = 19
+    BACK_PRESSURE = 20  # turns in which ticks had to wait, because risk has not answered yet
+    SIGNALS_RESENT = 21
+    SIGNALS_UNANSWERED = 22  # right now
+    REPORT_EPOCHS = 23  # lives of exec seen: each time all that is owned is rebuilt from its journal
 
 
 class Histogram(IntEnum):
@@ -142,10 +148,18 @@ class Histogram(IntEnum):
     DECODE_TO_SIGNAL = 1  # each signal: book updated .. strategy decided
 
 
+def memory_page_path(run_dir: Path) -> Path:
+    """Where the hot process keeps its memory: a page with the field ``memory``, `plan_tables` says what is in it.
+
+    Meta: ``pid`` of the hot process, ``capacity`` of a series, ``strategies`` (`Running.describe` of each row).
+    """
+    return run_dir / "signals.memory.page"
+
+
 class Memory:
     """The tables as live views over `bytes`."""
 
-    def __init__(self, memory: Bytes, plan: Mapping[str, tuple[np.dtype[Any], tuple[int, ...], int]]) -> None:
+    def __init__(self, memory: Bytes, plan: Plan) -> None:
         self.bytes = memory
         self.tables: dict[str, npt.NDArray[Any]] = {
             name: np.ndarray(shape, dtype, buffer=memory.data, offset=offset)
@@ -157,17 +171,20 @@ class Memory:
 
 
 def plan_tables(
-    n_instruments: int, capacity: int, own_dtypes: Sequence[tuple[np.dtype[Any], np.dtype[Any]]]
-) -> tuple[dict[str, tuple[np.dtype[Any], tuple[int, ...], int]], int]:
-    """(dtype, shape, offset) of every table, and the bytes that they need.
+    n_instruments: int,
+    capacity: int,
+    rows: int,
+    own_dtypes: Sequence[tuple[np.dtype[Any], np.dtype[Any]]] = (),
+) -> tuple[Plan, int]:
+    """(dtype, shape, offset) of every table for so many strategies, and the bytes that they need.
 
-    `own_dtypes` are the dtypes of parameters and state of each strategy. Raises ValueError for a capacity that is
-    not a power of two.
+    `own_dtypes` are the dtypes of parameters and state of each; whoever does not know them reads the tables before.
+    Raises ValueError for a capacity that is not a power of two.
     """
     if capacity < 2 or capacity & (capacity - 1):
         msg = f"capacity of a series must be a power of two of at least 2, it is {capacity}"
         raise ValueError(msg)
-    rows, n = len(own_dtypes), n_instruments
+    n = n_instruments
     int64 = np.dtype("<i8")
     wanted: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {
         "words": (int64, (WORDS,)),
@@ -182,7 +199,7 @@ def plan_tables(
     for row, (params, state) in enumerate(own_dtypes):
         wanted[f"params_{row}"] = (params, (1,))
         wanted[f"states_{row}"] = (state, (n,))
-    plan: dict[str, tuple[np.dtype[Any], tuple[int, ...], int]] = {}
+    plan: Plan = {}
     offset = 0
     for name, (dtype, shape) in wanted.items():
         plan[name] = (dtype, shape, offset)

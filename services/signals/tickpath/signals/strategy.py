@@ -35,6 +35,7 @@ import hashlib
 import importlib
 import inspect
 import linecache
+import math
 import re
 import sys
 import textwrap
@@ -114,7 +115,9 @@ class Param:
         if not (type(value) is kind or (kind is float and type(value) is int)):
             return f"must be {kind.__name__}, it is {value!r}"
         assert isinstance(value, (bool, int, float))  # noqa: S101 - for the type checker; just checked
-        if value != value or (self.least is not None and value < self.least):
+        if math.isnan(value):
+            return "must be a number, it is nan"
+        if self.least is not None and value < self.least:
             return f"must be at least {self.least}, it is {value!r}"
         if self.most is not None and value > self.most:
             return f"must be at most {self.most}, it is {value!r}"
@@ -152,7 +155,8 @@ class Strategy:
         self._initial = {key: np.asarray(value) for key, value in state.items()}
         self.state_dtype = self._dtype("state", self._initial)
         # IndexError instead of another strategy's memory, inf instead of ZeroDivisionError, and no allocation.
-        self.compiled = numba.njit(nogil=True, boundscheck=True, error_model="numpy", _nrt=False)(function)
+        options: dict[str, Any] = {"boundscheck": True, "error_model": "numpy", "_nrt": False}
+        self.compiled: Any = numba.njit(nogil=True, **options)(function)
 
     def error(self, why: str, line: int | None = None) -> StrategyError:
         """An error that names this strategy and the place."""

@@ -223,7 +223,7 @@ def take_back(words, orders, first, side):
     found = False
     for slot in range(first, first + MAX_OPEN_ORDERS):
         order = orders[slot]
-        if order.cl_ord_id == 0 or (side != 0 and order.side != side) or order.state == _PENDING_CANCEL:
+        if order.cl_ord_id == 0 or (side not in (0, order.side)) or order.state == _PENDING_CANCEL:
             continue
         # A cancel that was answered and has not made the order PENDING_CANCEL is asked for again.
         if order.cancel_seq == 0 or order.cancel_seq <= words[_W_ACKED_SEQ]:
@@ -249,11 +249,11 @@ def settle(words, counters, hist, tick, mine, orders, row_instrument, intents, o
             counters[_SIGNALS_CANCEL] += 1
         else:
             if (
-                (intent.side != _BUY and intent.side != _SELL)
+                intent.side not in (_BUY, _SELL)
                 or intent.qty_lots < 1
                 or intent.qty_lots > MAX_QTY_LOTS
                 or abs(intent.price_ticks) > MAX_PRICE_TICKS
-                or (intent.tif != _DAY and intent.tif != _IOC)
+                or intent.tif not in (_DAY, _IOC)
             ):
                 counters[_INTENTS_INVALID] += 1
                 continue

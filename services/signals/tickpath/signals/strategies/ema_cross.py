@@ -42,7 +42,7 @@ def ema_cross(tick, state, params, own, instrument, out):
     if state.fast == state.slow:
         return
     sign = 1 if state.fast > state.slow else -1
-    crossed = sign != state.sign and state.sign != 0
+    crossed = state.sign not in (0, sign)
     state.sign = sign
     if not crossed or not large or state.trades < params.slow:
         return

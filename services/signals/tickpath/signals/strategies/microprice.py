@@ -56,11 +56,11 @@ def microprice(tick, series, state, params, own, out):
     """DAY orders at the touch while microprice and order flow agree; taken back when they turn or the touch moves on.
 
     Microprice: ``(bid * ask_lots + ask * bid_lots) / (bid_lots + ask_lots)``, the mid weighted by the opposite sizes
-    (Gatheral and Oomen, "Zero-intelligence realized variance estimation", Finance and Stochastics 14, 2010). `tilt` is
-    its distance from the mid in half spreads, which is ``(bid_lots - ask_lots) / (bid_lots + ask_lots)``. Order flow
-    is `order_flow` summed over the last `window` ticks; it foretells a price change of ``ofi / (2 depth)`` price
-    steps, depth being the mean size at the touch (Cont, Kukanov, Stoikov 2014, section 2.2). The sums are of integers,
-    so taking the oldest term out again is exact.
+    (Gatheral and Oomen, "Zero-intelligence realized variance estimation", Finance and Stochastics 14, 2010). `tilt`
+    is its distance from the mid in half spreads, which is ``(bid_lots - ask_lots) / (bid_lots + ask_lots)``. Order
+    flow is `order_flow` summed over the last `window` ticks; it foretells a price change of ``ofi / (2 depth)`` price
+    steps, depth being the mean size at the touch (Cont, Kukanov, Stoikov 2014, section 2.2). The sums are of
+    integers, so taking the oldest term out again is exact.
     """
     n = len(series)
     state.depth += tick.bid_lots + tick.ask_lots
@@ -75,7 +75,7 @@ def microprice(tick, series, state, params, own, out):
             state.ofi -= order_flow(series[n - 2 - params.window], oldest)
     state.tilt = 0.0
     state.steps = 0.0
-    if tick.bid_ticks != NO_PRICE_TICKS and tick.ask_ticks != NO_PRICE_TICKS and state.depth > 0:
+    if NO_PRICE_TICKS not in (tick.bid_ticks, tick.ask_ticks) and state.depth > 0:
         state.tilt = (tick.bid_lots - tick.ask_lots) / (tick.bid_lots + tick.ask_lots)
         state.steps = state.ofi * state.ticks / state.depth
     if own.open_buy_lots > 0 and (tick.bid_ticks > own.buy_ticks or (state.tilt < 0.0 and state.steps < 0.0)):

@@ -1,0 +1,193 @@
+"""signals' hot process: ticks in, strategies, signals out; reports in, to know what the strategies own."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import zmq
+
+from tickpath.common.clock import now_ns
+from tickpath.common.config import Config, config_path
+from tickpath.common.instruments import load_instruments
+from tickpath.common.links import FanoutReceiver, LogReceiver, LogSender, Records, RingLog
+from tickpath.common.pages import Control, Page
+from tickpath.common.process import StartError
+from tickpath.common.records import REPORT, SIGNAL, TICK, RecordKind
+from tickpath.common.stage import Ready, Stage, run_hot
+from tickpath.signals.engine import Engine, Running
+from tickpath.signals.layout import Counter, Histogram, memory_page_path
+from tickpath.signals.strategy import StrategyError, load_strategy
+
+_DRAIN_NS: Final = 2_000_000_000  # how long a stopping process waits for the answers to its last signals
+
+
+def configured_strategies(config: Config, base: Path) -> list[Running]:
+    """The strategies of [signals]; files are relative to `base`. Raises StrategyError that lists every fault."""
+    running, faults = [], []
+    for item in config.signals.strategies:
+        try:
+            strategy = load_strategy(item.path, base)
+            strategy.make_params(item.params)
+            running.append(Running(strategy, item.id, item.params, item.instruments))
+        except StrategyError as error:
+            faults.append(f"signals.strategies, id {item.id}: {error}")
+    if faults:
+        raise StrategyError("\n".join(faults))
+    return running
+
+
+class Signals(Stage):
+    """One kernel call per batch of ticks; what it decides goes into the log that is shipped to risk."""
+
+    name = "signals"
+    counters = Counter
+    histograms = Histogram
+
+    def __init__(self, config: Config, context: zmq.Context[Any], page: Page, side: Page | None) -> None:
+        super().__init__(config, context, page, side)
+        links = config.links
+        self.log = RingLog(SIGNAL, links.log_ring)
+        try:
+            self.engine = self._make_engine()
+        except StrategyError as error:
+            raise StartError(str(error)) from None
+        self.out = np.zeros(max(4096, self.engine.room), dtype=SIGNAL)
+        if self.engine.room > self.log.capacity:
+            msg = f"links.log_ring = {links.log_ring}: one tick may make {self.engine.room} signals"
+            raise StartError(msg)
+        self.ticks = FanoutReceiver(context, config.link_addresses("ticks"), RecordKind.TICK, self.name, links)
+        self.reports = LogReceiver(context, config.link_addresses("reports"), RecordKind.REPORT, self.name, links)
+        self.sender = LogSender(
+            context, config.link_addresses("signals"), RecordKind.SIGNAL, self.name, self.epoch, self.log, links,
+            required=("risk",),
+        )  # fmt: skip
+        self.control = side["control"] if side is not None else np.zeros(len(Control), dtype=np.int64)
+        self.waiting: deque[Records] = deque()  # ticks that the strategies have not seen yet
+        self.report_epoch = 0
+        self.drain_until_ns = 0
+
+    def _make_engine(self) -> Engine:
+        config, capacity = self.config, self.config.signals.series_capacity
+        instruments = load_instruments(config.instruments)
+        running = configured_strategies(config, config_path().resolve().parent)
+        size = Engine.memory_size(running, len(instruments), capacity)
+        meta = {"pid": os.getpid(), "capacity": capacity, "strategies": [item.describe() for item in running]}
+        self.memory_page = Page.create(memory_page_path(config.run_dir), {"memory": ("u1", (size,))}, meta)
+        return Engine(
+            running, instruments, capacity,
+            memory=self.memory_page["memory"], counters=self.counts, hist=self.hist,
+        )  # fmt: skip
+
+    def inputs(self) -> Sequence[Any]:
+        """Ticks, reports, and the answers of risk."""
+        return (*self.ticks.sockets, self.reports.socket, self.sender.socket)
+
+    def warm_up(self) -> None:
+        """Run everything once on every instrument, with records as they come out of a frame; then forget it."""
+        ticks = np.zeros(len(self.engine.instruments), dtype=TICK)
+        ticks["instrument"] = np.arange(len(ticks))
+        self.engine.run(np.frombuffer(ticks.tobytes(), TICK), self.out, now_ns())
+        self.engine.apply(np.frombuffer(np.zeros(1, REPORT).tobytes(), REPORT))
+        self.out[:] = np.zeros(1, SIGNAL)
+        self.engine.reset()
+
+    def turn(self, now: int, ready: Ready) -> bool:
+        """Reports first, so that strategies know what they own; then the answers, which make room; then ticks."""
+        worked = False
+        if self.reports.socket in ready:
+            worked = self._take_reports(now)
+        if self.sender.socket in ready:
+            self._take_answers(now)
+            worked = True
+        # While ticks wait here, more of them wait in the link, or are dropped there and repaired from feed's ring.
+        if not self.waiting and (self.ticks.sub in ready or self.ticks.want in ready):
+            self.waiting.extend(self.ticks.receive(now))
+        return self._run_strategies() or worked
+
+    def _take_reports(self, now: int) -> bool:
+        batches = self.reports.receive(now)
+        if self.reports.epoch != self.report_epoch:
+            self.report_epoch = self.reports.epoch
+            # Another life of exec tells the whole day again. What came from the last one stands before it.
+            firsts = [first for first, _ in batches]
+            restart = max((i for i in range(1, len(firsts)) if firsts[i] <= firsts[i - 1]), default=0)
+            del batches[:restart]
+            self.engine.forget_reports()
+        for first_seq, records in batches:
+            self.engine.apply(records)
+            self.reports.ack(first_seq + len(records) - 1)
+        return bool(batches)
+
+    def _take_answers(self, now: int) -> None:
+        self.sender.serve(now)
+        self.engine.acknowledge(self.sender.acked_seq)
+
+    def _run_strategies(self) -> bool:
+        # Without all reports a strategy does not know what it owns, and must not add to it.
+        self.engine.mute(bool(self.control[Control.PAUSED] or self.drain_until_ns or not self.reports.caught_up))
+        worked = False
+        while self.waiting:
+            ticks = self.waiting[0]
+            room = self.log.room
+            if room < self.engine.room:
+                self.counts[Counter.BACK_PRESSURE] += 1
+                break
+            now = now_ns()
+            done, n = self.engine.run(ticks, self.out[:room], now)
+            if n:
+                self.sender.append(self.out[:n])
+                self.sender.pump(now)
+            if done == len(ticks):
+                self.waiting.popleft()
+            else:
+                self.waiting[0] = ticks[done:]
+            worked = True
+        return worked
+
+    def tend(self, now: int) -> bool:
+        """Ask for lost ticks, acknowledge reports, ship again what was not answered; counters of the links."""
+        self.waiting.extend(self.ticks.tend(now))
+        self.reports.tend(now)
+        self._take_answers(now)
+        counts, ticks = self.counts, self.ticks
+        counts[Counter.TICKS_LOST] = ticks.lost
+        counts[Counter.TICKS_REPAIRED] = ticks.repaired
+        counts[Counter.TICK_GAPS] = ticks.gaps
+        counts[Counter.TICKS_MISSED_BEFORE_JOINING] = ticks.missed_before_joining
+        counts[Counter.FRAMES_BAD] = ticks.errors.total() + self.reports.errors.total() + self.sender.errors.total()
+        counts[Counter.SIGNALS_RESENT] = self.sender.resent
+        counts[Counter.SIGNALS_UNANSWERED] = self.log.next_seq - 1 - self.sender.acked_seq
+        counts[Counter.REPORT_EPOCHS] = self.reports.epochs
+        return self._run_strategies()
+
+    def connected(self, now: int) -> bool:
+        """Feed and exec are heard, all reports of the day are applied, risk takes signals."""
+        return (
+            self.ticks.connected(now)
+            and self.reports.connected(now)
+            and self.reports.caught_up
+            and "risk" in self.sender.consumers()
+        )
+
+    def begin_drain(self, now: int) -> None:
+        """No new orders from now on; cancels still leave."""
+        self.drain_until_ns = now + _DRAIN_NS
+
+    def drained(self, now: int) -> bool:
+        """Every signal is answered, or nobody answers any more."""
+        return self.sender.acked_seq >= self.log.next_seq - 1 or now >= self.drain_until_ns
+
+    def close(self) -> None:
+        """Close the links."""
+        for link in (self.ticks, self.reports, self.sender):
+            link.close()
+
+
+if __name__ == "__main__":
+    sys.exit(run_hot(Signals))
