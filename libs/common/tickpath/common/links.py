@@ -462,8 +462,12 @@ class LogSender:
         )
         try:
             self.socket.send_multipart((consumer.identity, self._topic, payload), zmq.NOBLOCK)
-        except zmq.ZMQError as error:  # pipe full, or the peer is gone: it says WANT again when it is back
-            self.errors["full" if error.errno == zmq.EAGAIN else "unroutable"] += 1
+        except zmq.Again:  # its pipe is full: the next pump tries again
+            self.errors["full"] += 1
+            return False
+        except zmq.ZMQError:  # it is gone: nothing is for it until it says WANT again
+            self.errors["unroutable"] += 1
+            consumer.limit = 0
             return False
         consumer.last_sent_ns = now_ns
         return True
