@@ -17,6 +17,7 @@ max_order_qty_lots = 1
 max_order_notional = 1
 collar_aggressive_bps = 1
 collar_passive_bps = 1
+max_spread_bps = 1
 max_long_lots = 1
 max_short_lots = 1
 max_data_age_ms = 1
