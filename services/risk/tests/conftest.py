@@ -59,7 +59,7 @@ class Desk:
         self.control = np.zeros(len(Control), dtype=np.int64)
         self.control[Control.LEASE_UNTIL_NS] = 2**62
         self.out = np.zeros(out, dtype=ORDER)
-        self.hist = empty(1)[0]
+        self.hist = empty(2)
         self.now_ns = NOW_NS
         self.journal: list[np.ndarray] = []
         self._cause = itertools.count(1)

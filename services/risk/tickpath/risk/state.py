@@ -120,7 +120,7 @@ class Core(IntEnum):
     REPORT_GAPS = 15
     TICKS = 16
     TICKS_REFUSED = 17  # ticks of an instrument that does not exist
-    HALTED = 18  # 1 when any scope is HALTED by its state: the stage cancels
+    REFUSE_NEW = 18  # 1: paused or draining; as HALTED, but nothing is cancelled
 
 
 #: First counter per reason in ``core``.
@@ -129,6 +129,8 @@ CORE_SIZE: Final = CORE_REASONS + N_REASONS
 
 #: Longest walk through the index; the table is at most a quarter full, so a walk is nearly always 1 or 2.
 MAX_PROBES: Final = 64
+
+_MARKS: Final = ("bid_ticks", "ask_ticks", "last_ticks", "mark_recv_ns", "mark_seq", "mark_flags")
 
 Array = npt.NDArray[Any]
 
@@ -158,10 +160,19 @@ class RiskState:
         self.rings = np.zeros(ring_size(rows - FIRST_SYMBOL_ROW), dtype=np.int64)
         self.core = np.zeros(CORE_SIZE, dtype=np.int64) if core is None else core
         self.rejects = np.zeros(1024, dtype=REJECT) if rejects is None else rejects
-        self.orders["next"][:-1] = np.arange(2, capacity + 1)
-        self.core[Core.FREE] = 1
-        self.core[Core.NEXT_REPORT] = 1
         self.core[Core.CANCEL_REPEAT_NS] = cancel_repeat_ns
+        self.forget()
+
+    def forget(self) -> None:
+        """Nothing is known any more of orders, positions and rates; the ids that were decided and the marks stay."""
+        for name in LIVE.names or ():
+            if name not in _MARKS:
+                self.live[name] = 0
+        self.orders[:] = np.zeros(1, dtype=OPEN_ORDER)
+        self.orders["next"][:-1] = np.arange(2, len(self.orders) + 1)
+        self.index[:] = 0
+        self.core[[Core.N_ORDERS, Core.READY, Core.OVERFLOW]] = 0
+        self.core[[Core.FREE, Core.NEXT_REPORT]] = 1
 
     def digest(self) -> str:
         """Hash of all that a decision depends on: not the audit (counters, rejects) and not the ids decided."""

@@ -90,6 +90,7 @@ LEASE_UNTIL_NS = int(Control.LEASE_UNTIL_NS)
 READY = int(Core.READY)
 OVERFLOW = int(Core.OVERFLOW)
 FREE = int(Core.FREE)
+REFUSE_NEW = int(Core.REFUSE_NEW)
 
 _CAUSE_BITS = 40
 _BPS = 10_000
@@ -152,8 +153,8 @@ def bounds(c):
 
 @inlined
 def kill_switch(c):
-    """HALTED in any scope of the order, or the side process is silent (control lease expired by our own clock)."""
-    if not c.now_ns <= c.control[LEASE_UNTIL_NS]:
+    """HALTED in any scope of the order, or the control lease expired by our own clock, or paused or draining."""
+    if c.core[REFUSE_NEW] != 0 or not c.now_ns <= c.control[LEASE_UNTIL_NS]:
         return Reason.KILL_SWITCH_GLOBAL.value
     if c.limits[GLOBAL_ROW].state >= HALTED:
         return Reason.KILL_SWITCH_GLOBAL.value

@@ -47,6 +47,12 @@ _LIMITS = from_dtype(LIMIT)[::1]
 _LIVE = from_dtype(LIVE)[::1]
 _ORDERS = from_dtype(OPEN_ORDER)[::1]
 
+
+def _received(dtype):
+    """Type of records as they come out of a frame: read-only."""
+    return types.Array(from_dtype(dtype), 1, "C", readonly=True)
+
+
 CANCEL = int(Action.CANCEL)
 NEW = int(Action.NEW)
 SELL = int(Side.SELL)
@@ -151,14 +157,15 @@ def _write_reject(rejects, live, core, c, signal, reason):
 @kernel(
     types.UniTuple(int64, 2)(
         _LIMITS, _LIVE, _ORDERS, _I64, int64[:, ::1], _I64, _I64, _I64,
-        from_dtype(SIGNAL)[::1], int64, from_dtype(ORDER)[::1], from_dtype(REJECT)[::1], _I64,
+        _received(SIGNAL), int64, from_dtype(ORDER)[::1], from_dtype(REJECT)[::1], int64[:, ::1],
     )
 )  # fmt: skip
 def evaluate(limits, live, orders, index, watermarks, rings, core, control, signals, now_ns, out, rejects, hist):
     """Decide `signals` in order; approved orders and cancels go to `out`, refusals to the ring `rejects`.
 
     Check and reservation are one step: when this returns, every order in `out` is counted. A refusal changes nothing
-    that a later decision depends on, but for the id, which is decided. `hist` records signalled to approved, ns.
+    that a later decision depends on, but for the id, which is decided. `hist` has two rows, ns:
+    signalled to approved, and causing tick received to approved.
 
     Returns (signals decided, orders written). Fewer are decided than given when `out` may not hold what the next one
     asks for, or when the side page has a newer version of the limits than `limits`: copy it and call again.
@@ -233,7 +240,8 @@ def evaluate(limits, live, orders, index, watermarks, rings, core, control, sign
         order.state = PENDING_NEW
         _remember_sends(live, rings, strategy, row, now_ns)
         core[APPROVED] += 1
-        record(hist, now_ns - signal.signalled_ns)
+        record(hist[0], now_ns - signal.signalled_ns)
+        record(hist[1], now_ns - signal.recv_ns)
         new = out[written]
         new.cl_ord_id = cl_ord_id
         new.cause_seq = signal.cause_seq
@@ -264,11 +272,7 @@ def _worse(order, report):
     return report.last_ticks < order.price_ticks
 
 
-@kernel(
-    int64(
-        _LIVE, _ORDERS, _I64, int64[:, ::1], _I64, _I64, from_dtype(REPORT)[::1], int64
-    )
-)  # fmt: skip
+@kernel(int64(_LIVE, _ORDERS, _I64, int64[:, ::1], _I64, _I64, _received(REPORT), int64))
 def apply_reports(live, orders, index, watermarks, rings, core, reports, now_ns):
     """Follow execution reports: exposure is released only by fills and on terminal evidence.
 
@@ -359,7 +363,7 @@ def apply_reports(live, orders, index, watermarks, rings, core, reports, now_ns)
     return len(reports)
 
 
-@kernel(int64(_LIVE, _I64, from_dtype(TICK)[::1]))
+@kernel(int64(_LIVE, _I64, _received(TICK)))
 def apply_ticks(live, core, ticks):
     """Keep the marks: best bid and offer, last print, when, and whether the venue or the feed disowns the book."""
     n_instruments = len(live) - FIRST_SYMBOL_ROW
