@@ -153,7 +153,6 @@ class LimitsConfig(_Section):
     collar_aggressive_bps: Limit
     collar_passive_bps: Limit
     max_spread_bps: Limit  # a wider book gives no reference price
-    max_spread_bps: Limit  # a wider book gives no reference price
     max_long_lots: Limit
     max_short_lots: Limit
     max_data_age_ms: Limit
