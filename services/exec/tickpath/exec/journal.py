@@ -200,6 +200,15 @@ def _place(headers: list[tuple[Path, Header]], seq: int) -> tuple[Path, int]:
     return path, HEADER_BYTES + (seq - header.first_seq) * _ENTRY
 
 
+def _sync_folder(folder: Path) -> None:
+    """Make new names in a folder survive the death of the host."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 class _Segment:
     """One mapped segment file."""
 
@@ -229,7 +238,7 @@ class _Segment:
         pages |= 0
 
     @classmethod
-    def create(cls, folder: Path, header: Header) -> _Segment:
+    def create(cls, folder: Path, header: Header, fsync: Fsync) -> _Segment:
         """Allocate a segment; it gets its name when it is complete. Raises OSError (disk full)."""
         path = _path_of(folder, header.first_seq)
         temporary = path.with_suffix(".new")
@@ -237,13 +246,16 @@ class _Segment:
         try:
             os.posix_fallocate(fd, 0, HEADER_BYTES + header.entries * _ENTRY)
             os.pwrite(fd, header.pack(), 0)
-            os.fdatasync(fd)
+            if fsync != "none":
+                os.fsync(fd)
         except OSError:
             temporary.unlink(missing_ok=True)
             raise
         finally:
             os.close(fd)
         temporary.replace(path)
+        if fsync != "none":
+            _sync_folder(folder)
         return cls(path, header, writable=True)
 
     def sync(self) -> None:
@@ -288,7 +300,7 @@ class Journal:
             scan = next(result for _, result in _scan(folder) if result is not None)
             if not scan.headers:
                 header = Header(1, entries, trading_day, time.time_ns())
-                return cls(folder, scan, _Segment.create(folder, header), fsync)
+                return cls(folder, scan, _Segment.create(folder, header, fsync), fsync)
             header = scan.headers[0][1]
             if header.trading_day != trading_day:
                 msg = (
@@ -298,7 +310,7 @@ class Journal:
             index = (scan.next_seq - 1) // header.entries
             if index == len(scan.headers):  # the last segment is exactly full
                 last = Header(scan.next_seq, header.entries, trading_day, header.created_ns)
-                return cls(folder, scan, _Segment.create(folder, last), fsync)
+                return cls(folder, scan, _Segment.create(folder, last, fsync), fsync)
             journal = cls(folder, scan, _Segment(*scan.headers[index], writable=True), fsync)
             if scan.torn_bytes:
                 journal.present[scan.next_seq - journal.first_seq] = np.zeros((), dtype=REPORT)
@@ -352,7 +364,7 @@ class Journal:
                 header.first_seq + header.entries, header.entries, header.trading_day, header.created_ns
             )
             try:
-                self._spare = _Segment.create(self.folder, following)
+                self._spare = _Segment.create(self.folder, following, self.fsync)
             except OSError:
                 self.errors += 1
                 return False
@@ -428,6 +440,7 @@ class Journal:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+        _sync_folder(self.folder)
 
     def close(self) -> None:
         """Write everything to disk and let the files go."""

@@ -88,7 +88,8 @@ def _table() -> npt.NDArray[np.uint8]:
     of_open = {Progress.UNFILLED: OrderState.NEW, Progress.PARTIAL: OrderState.PARTIALLY_FILLED}
     for (state, event), (while_open, when_done) in _RULES.items():
         for progress, by_fills in of_open.items():
-            if while_open is not None:
+            unfilled_fill = event == ExecEvent.FILL and progress == Progress.UNFILLED
+            if while_open is not None and not unfilled_fill:
                 table[progress, state, event] = by_fills if while_open == _OPEN else while_open
         if when_done is not None:
             table[Progress.DONE, state, event] = when_done

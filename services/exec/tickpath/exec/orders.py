@@ -16,6 +16,7 @@ from tickpath.common.records import FIRST_TERMINAL_STATE, REPORT, ExecEvent, Ord
 from tickpath.exec.journal import Journal, JournalError, Reports
 from tickpath.exec.kernels import orders as pool_kernels
 from tickpath.exec.kernels import ouch
+from tickpath.exec.kernels.orders import ENTRIES_PER_OPEN, ENTRIES_RESERVED
 from tickpath.exec.layout import Counter, Hop, Reg, Sweep
 from tickpath.exec.lifecycle import Refusal
 
@@ -116,8 +117,11 @@ class Orders:
         next_seq = int(self.ctx[Reg.NEXT_SEQ])
         if next_seq != journal.next_seq:
             journal.publish(next_seq)
-            if journal.room < journal.segment_entries // 8 and not journal.has_spare:
-                self.prepare_segment()
+            if not journal.has_spare:
+                # `tend` makes it in good time; this is for when there was no time, before orders would be refused.
+                reserved = ENTRIES_RESERVED + ENTRIES_PER_OPEN * (self.open_count + 1)
+                if journal.room < max(journal.segment_entries // 8, 2 * reserved):
+                    self.prepare_segment()
 
     def prepare_segment(self) -> bool:
         """Make the journal's next segment, if it is not there; False when the disk does not give it."""

@@ -127,9 +127,10 @@ def segment_room(ctx):
 
 @inlined
 def is_journal_low(ctx):
-    """Whether only the room is left that the venue's reports about open orders may need."""
-    room = segment_room(ctx) + ctx[Reg.SPARE_ENTRIES]
-    return room < ENTRIES_RESERVED + ENTRIES_PER_OPEN * (ctx[Reg.OPEN] + 1)
+    """Whether the room that is left has to be kept for the venue's reports about open orders."""
+    if ctx[Reg.SPARE_ENTRIES] > 0:
+        return False
+    return segment_room(ctx) < ENTRIES_RESERVED + ENTRIES_PER_OPEN * (ctx[Reg.OPEN] + 1)
 
 
 @inlined
