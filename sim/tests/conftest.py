@@ -62,7 +62,7 @@ class Market:
         self.venue.receive(self.user if user is None else user, message, 0)
         return self.answers(user)
 
-    def enter(self, side: str, quantity: int, price: int, tif: str = "3", **more: Any) -> list[Any]:
+    def enter(self, side: str, quantity: int, price: int, tif: str = "3", /, **more: Any) -> list[Any]:
         """Enter an order; the answers. `more` overrides any field, `options` is the appendage."""
         self.user_ref += 1
         options = more.pop("options", None)
@@ -109,6 +109,12 @@ class Market:
 def market() -> Market:
     """An empty venue with the symbols ABC and XYZ."""
     return Market()
+
+
+@pytest.fixture(scope="session")
+def new_market() -> type[Market]:
+    """Makes an empty venue with the symbols ABC and XYZ, for tests that need many."""
+    return Market
 
 
 @pytest.fixture

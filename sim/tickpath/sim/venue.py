@@ -101,9 +101,8 @@ class Venue:
         self._seen = np.zeros(matching.SEEN_CAPACITY, np.int64)
         self._ids = {symbol: index for index, symbol in enumerate(symbols) if symbol in locates}
         self._locates = np.array([locates.get(symbol, 0) for symbol in symbols], np.int64)
-        self._symbol_bytes = np.frombuffer(
-            b"".join(symbol.encode("ascii").ljust(8) for symbol in symbols), np.uint8
-        ).reshape(len(symbols), 8)
+        padded = b"".join(symbol.encode("ascii").ljust(8) for symbol in symbols)
+        self._symbol_bytes = np.frombuffer(padded, np.uint8).reshape(len(symbols), 8).copy()
         self._channels: list[Channel] = []
         self._channel_ids: dict[tuple[int, int], int] = {}
         self._counters = exchange.counters
@@ -151,7 +150,7 @@ class Venue:
             self.set_closed(closed=not self.closed)
 
     def clearing(self, time_ns: int, spacing_ns: int) -> Segment:
-        """Messages that empty the played book, the first at `time_ns`, `spacing_ns` apart; a closed day opens again."""
+        """Messages that empty the played book, the first at `time_ns`, `spacing_ns` apart; a closed day opens."""
         if self.closed:
             self.set_closed(closed=False)
         live = self.exchange.book.live_orders

@@ -124,8 +124,20 @@ def _send(descriptor, address, pointer, length, first_seq, count, out_ns, clock,
 
 
 @kernel(
-    "int64(int64, int64, uint8[::1], int64[:,::1], int64, int64, int64[::1], int64[::1], int64[::1],"
-    " int64[::1], uint8[::1], int64[::1])"
+    types.int64(
+        types.int64,
+        types.int64,
+        types.uint8[::1],
+        types.int64[:, ::1],
+        types.int64,
+        types.int64,
+        types.int64[::1],
+        types.int64[::1],
+        types.Array(types.int64, 1, "C", readonly=True),  # in the side process's page
+        types.int64[::1],
+        types.uint8[::1],
+        types.int64[::1],
+    )
 )
 def transmit(descriptor, address, buffer, packets, first, last, out_ns, counters, faults, wire, held, clock):
     """Send the datagrams `first` to `last` of `packets`; returns the first that is still to be sent.
