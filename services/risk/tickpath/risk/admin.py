@@ -157,7 +157,7 @@ def add_routes(app: FastAPI, guard: Any, sync: Sync, page: Callable[[], Page | N
 
     @app.post("/control/kill", tags=["control"], dependencies=[guard])
     async def post_kill(body: KillBody) -> dict[str, Any]:
-        """Trip a kill switch: nothing new from the next order on; HALTED also cancels all open orders of the scope."""
+        """Trip a kill switch: nothing new from the next order on; HALTED also cancels what is open."""
         with _explained():
             key = names.key_of_row(names.row(*body.parts()))
             switch, stored = await sync.kill(key, TradingState[body.state], body.reason, body.who)

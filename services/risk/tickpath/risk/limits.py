@@ -170,14 +170,14 @@ def check_limits(scope: Scope, given: Mapping[str, Any], *, whole: bool, where: 
             if isinstance(value, bool):
                 raise InvalidOperation
             number = Decimal(str(value))
-            scaled = number * field.scale
-            exact = scaled == scaled.to_integral_value()  # NaN and infinity raise or differ
+            if number.is_nan():
+                raise InvalidOperation
         except InvalidOperation:
             faults.append(f"{where}.{name} = {value!r}: not a number; {allowed}")
             continue
         if not (field.least <= number <= most_allowed(name, scope)):
             faults.append(f"{where}.{name} = {value!r}: out of range; {allowed}")
-        elif not exact or (name not in _FRACTIONS and number != number.to_integral_value()):
+        elif number * field.scale % 1 or (name not in _FRACTIONS and number != number.to_integral_value()):
             faults.append(f"{where}.{name} = {value!r}: too many decimals; {allowed}")
         else:
             clean[name] = format(number.normalize(), "f")

@@ -156,7 +156,7 @@ def _write_reject(rejects, live, core, c, signal, reason):
 
 @kernel(
     types.UniTuple(int64, 2)(
-        _LIMITS, _LIVE, _ORDERS, _I64, int64[:, ::1], _I64, _I64, _I64,
+        _LIMITS, _LIVE, _ORDERS, _I64, int64[:, ::1], _I64, _I64, types.Array(int64, 1, "C", readonly=True),
         _received(SIGNAL), int64, from_dtype(ORDER)[::1], from_dtype(REJECT)[::1], int64[:, ::1],
     )
 )  # fmt: skip
