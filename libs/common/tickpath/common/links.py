@@ -230,7 +230,8 @@ class FanoutReceiver:
     """Consumer of a fan-out stream: delivers records once and in order, asks for what it lacks.
 
     Statistics: ``received``, ``repaired`` (records that came by replay), ``lost`` (given up, no longer available),
-    ``gaps``, ``duplicates``, ``epochs`` (lives of the producer seen), ``errors`` (bad frames by reason).
+    ``gaps``, ``duplicates``, ``epochs`` (lives of the producer seen), ``unheard`` (requests made while there was no
+    connection; they are repeated), ``errors`` (bad frames by reason).
     """
 
     def __init__(
@@ -257,7 +258,7 @@ class FanoutReceiver:
         self._gap_since_ns = 0
         self._last_heard_ns = 0
         self.received = self.repaired = self.lost = self.gaps = self.duplicates = self.epochs = 0
-        self.missed_before_joining = 0
+        self.missed_before_joining = self.unheard = 0
         self.errors: Counter[str] = Counter()
 
     @property
@@ -351,7 +352,7 @@ class FanoutReceiver:
         try:
             self.want.send(_encode_tuple(want), zmq.NOBLOCK)
         except zmq.Again:
-            self.errors["want_not_sent"] += 1
+            self.unheard += 1
 
     def tend(self, now_ns: int) -> list[Records]:
         """Ask again, or give a gap up when nobody answered in time; returns what that made deliverable."""
@@ -418,7 +419,7 @@ class LogSender:
         self.socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         _bind(self.socket, address[1])
         self._consumers: dict[str, _Consumer] = {}
-        self.resent = 0
+        self.resent = self.held_back = self.departed = 0
         self.errors: Counter[str] = Counter()
 
     @property
@@ -463,10 +464,10 @@ class LogSender:
         try:
             self.socket.send_multipart((consumer.identity, self._topic, payload), zmq.NOBLOCK)
         except zmq.Again:  # its pipe is full: the next pump tries again
-            self.errors["full"] += 1
+            self.held_back += 1
             return False
         except zmq.ZMQError:  # it is gone: nothing is for it until it says WANT again
-            self.errors["unroutable"] += 1
+            self.departed += 1
             consumer.limit = 0
             return False
         consumer.last_sent_ns = now_ns
@@ -529,7 +530,7 @@ class LogReceiver:
     """Consumer of a lossless stream: every record once and in order, over the death of either side.
 
     The owner calls `ack` when it has made sure that a record need not come again. Statistics: ``received``,
-    ``duplicates``, ``rewinds`` (times it asked to resend), ``epochs``, ``errors``.
+    ``duplicates``, ``rewinds`` (times it asked to resend), ``epochs``, ``unheard`` and ``errors`` as above.
     """
 
     def __init__(
@@ -552,7 +553,7 @@ class LogReceiver:
         self._rewound_ns = 0
         self._last_heard_ns = 0
         self._caught_up = False
-        self.received = self.duplicates = self.rewinds = self.epochs = 0
+        self.received = self.duplicates = self.rewinds = self.epochs = self.unheard = 0
         self.errors: Counter[str] = Counter()
 
     @property
@@ -635,7 +636,7 @@ class LogReceiver:
             self.socket.send(_encode_tuple(want), zmq.NOBLOCK)
             self._said_acked = self._acked
         except zmq.Again:
-            self.errors["want_not_sent"] += 1
+            self.unheard += 1
 
     def close(self) -> None:
         """Close the socket."""
