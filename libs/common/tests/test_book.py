@@ -163,14 +163,16 @@ def test_book_equals_the_plain_python_reference_after_every_operation(operations
         assert bk.lots_ahead(book, ref) == reference.lots_ahead(ref)
 
 
-def test_order_table_finds_everything_while_it_is_churned_at_its_planned_size():
-    """Random inserts and deletes around full load: no order is lost by shifting back, none comes again."""
+@pytest.mark.parametrize("spread", [None, 1, 4, 1 << 16, 1 << 32], ids=["random", "dense", "by 4", "2**16", "2**32"])
+def test_order_table_finds_everything_while_it_is_churned_at_its_planned_size(spread):
+    """Inserts and deletes around full load: no order is lost by shifting back, none comes again."""
     rng = np.random.default_rng(1)
+    refs = rng.integers(1, 2**62, size=20_000).tolist() if spread is None else range(spread, 20_000 * spread, spread)
     capacity = 1024
     book = new_book(capacity, 8)
     assert len(book.orders) == 2 * capacity
     live = {}
-    for ref in rng.integers(1, 2**62, size=20_000).tolist():
+    for ref in refs:
         price = 100 + ref % 8
         if len(live) == capacity:
             assert bk.add(book, 0, 1, ref, price, 1) == Result.ORDERS_FULL

@@ -34,19 +34,16 @@ from tickpath.common.records import MAX_PRICE_TICKS, MAX_QTY_LOTS, NO_PRICE_TICK
 
 
 def kernel(signature):
-    """`jit.kernel` without reference counts: nothing here makes an array; counting took 5/6 of the time.
-
-    A kernel of another module that calls `apply_message` should be declared so too: ``kernel(..., _nrt=False)``.
-    """
+    """`jit.kernel` without reference counts: nothing here makes an array; counting took most of the time."""
     return jit.kernel(signature, _nrt=False)
 
 
 def inlined(function):
-    """`jit.inlined` without reference counts."""
+    """`jit.inlined` without reference counts, and always inlined: a call would push every array of the book."""
     return numba.njit(nogil=True, _nrt=False, forceinline=True)(function)
 
 
-#: One slot of the order table, 32 bytes: never more than one cache line.
+#: One slot of the order table, 32 bytes.
 ORDER_SLOT: Final = np.dtype(
     [
         ("ref", "<i8"),  # order reference; 0: the slot is empty
@@ -217,7 +214,6 @@ _UNKNOWN_INSTRUMENT = int(Result.UNKNOWN_INSTRUMENT)
 _SHORT_MESSAGE = int(Result.SHORT_MESSAGE)
 _UNKNOWN_TYPE = int(Result.UNKNOWN_TYPE)
 
-_GOLDEN = -7046029254386353131  # 2**64 / golden ratio, odd, as int64
 _NEAR = 16  # levels from the best on that are searched one by one
 
 # --- the order table -------------------------------------------------------------------------------------------
@@ -225,8 +221,10 @@ _NEAR = 16  # levels from the best on that are searched one by one
 
 @inlined
 def _home(ref, mask):
-    spread = ref * _GOLDEN
-    return (spread ^ spread >> 32) & mask
+    # The exchange counts references up, so the live ones are mostly recent: keep neighbours together (cache lines and
+    # pages), and fold the upper bits in for references that differ only there. No multiplication: it would scatter.
+    folded = ref ^ ref >> 16
+    return (folded ^ folded >> 32) & mask
 
 
 @inlined
