@@ -250,4 +250,7 @@ def parse_cl_ord_id(text: bytes) -> int:
             msg = f"not a client order id: {text!r}"
             raise ValueError(msg)
         value = value << 5 | digit
+    if value >= 1 << 63:
+        msg = f"not a client order id: {text!r}"
+        raise ValueError(msg)
     return value
