@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -16,8 +17,9 @@ import numpy as np
 from tickpath.cli.control import ControlError, Endpoint
 from tickpath.cli.launcher import EXIT_FAULT, Interrupted, Launcher, LaunchError, Options, StopRequest
 from tickpath.cli.report import Evidence, find_problems, make_report, print_report
-from tickpath.cli.watch import Sample, View, Watch, line
-from tickpath.common.config import SERVICES
+from tickpath.cli.watch import Sample, View, Watch
+from tickpath.cli.watch import line as progress_line
+from tickpath.common.config import SERVICES, SimConfig
 from tickpath.common.histogram import summary_us
 from tickpath.common.instruments import InstrumentTable, load_instruments
 from tickpath.common.pages import Hot, read_text
@@ -27,6 +29,7 @@ from tickpath.exec.journal import JournalError, positions_from, read_journal
 if TYPE_CHECKING:
     from rich.console import Console
 
+_EXCEPTION: Final = re.compile(r"[A-Za-z_.]+(Error|Exception|Exit|Interrupt): ")
 _VIEW_S: Final = 0.25
 _LINE_S: Final = 2.0
 _QUIET_S: Final = 0.3  # no counter of the pipeline has moved for so long
@@ -53,6 +56,7 @@ class DemoOptions:
     as_json: bool
     config: Path | None
     port_base: int | None
+    keep: Path | None = None
 
 
 def run_demo(options: DemoOptions) -> int:
@@ -62,7 +66,14 @@ def run_demo(options: DemoOptions) -> int:
     stop = StopRequest()
     console = Console(stderr=True)
     say = _sayer(console)
-    launch = Options("demo", options.config, _sections(options), None, options.port_base, True, options.data)
+    launch = Options(
+        "demo",
+        options.config,
+        _sections(options),
+        port_base=options.port_base,
+        data=options.data,
+        keep=options.keep,
+    )
     try:
         with Launcher(launch, say, stop) as system:
             system.start()
@@ -95,6 +106,7 @@ def _sections(options: DemoOptions) -> dict[str, Any]:
         "speed": options.speed,
         "rate": options.rate,
         "seed": options.seed,
+        "generate_seconds": _generated_s(options),
     }
     return {
         "sim": sim,
@@ -102,6 +114,16 @@ def _sections(options: DemoOptions) -> dict[str, Any]:
         "exec": {"host": "127.0.0.1", "journal_dir": "journal"},
         "links": {"transport": "zmq-ipc"},
     }
+
+
+def _generated_s(options: DemoOptions) -> float:
+    """Length of the invented market: no more than will be played, because making it takes time; it is looped."""
+    model = SimConfig()
+    if options.rate:
+        needed = options.seconds * options.rate / model.generate_rate
+    else:
+        needed = model.generate_seconds if isinstance(options.speed, str) else options.seconds * options.speed
+    return min(model.generate_seconds, needed + 1.0)
 
 
 class _Run:
@@ -157,7 +179,7 @@ class _Run:
             nonlocal said
             if sample.at_s - said >= _LINE_S:
                 said = sample.at_s
-                self.system.say(f"{sample.at_s - began:.0f} s: {line(sample)}")
+                self.system.say(f"{sample.at_s - began:.0f} s: {progress_line(sample)}")
 
         if not self.console.is_terminal:
             yield as_line
@@ -206,8 +228,9 @@ class _Run:
         sample = self.watch.sample()
         faults = [*self.faults]
         for name, service in first.services.items():
-            if service.hot[Hot.PID] != sample.services[name].hot[Hot.PID]:
-                faults.append(f"{name}: the hot process died and was started again")
+            same = service.hot[Hot.PID] == sample.services[name].hot[Hot.PID]
+            if not same or (name != "exec" and f"{name}.hot" not in sample.processes):
+                faults.append(f"{name}: the hot process died" + _reason(self.system.run_dir / f"{name}.log"))
         faults += [f"{name} did not end in time and was killed" for name in self.system.killed]
         positions = dict(sample.positions)
         journal = np.zeros(0, dtype=REPORT)
@@ -232,6 +255,15 @@ class _Run:
             processes=_processes(first, running),
             faults=tuple(faults),
         )
+
+
+def _reason(log: Path) -> str:
+    """The last exception in a log, as an addition to a sentence."""
+    with contextlib.suppress(OSError):
+        for line in reversed(log.read_text("utf-8", errors="replace").splitlines()):
+            if _EXCEPTION.match(line):
+                return f": {line}"
+    return ""
 
 
 def _processes(first: Sample, last: Sample) -> dict[str, dict[str, Any]]:

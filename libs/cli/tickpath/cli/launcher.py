@@ -15,6 +15,7 @@ import secrets
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -128,6 +129,7 @@ class Options:
     port_base: int | None = None  # None: the ports of the configuration; 0: any that are free
     with_sim: bool = True
     data: tuple[Path, ...] = ()  # recorded files: they decide the instruments
+    keep: Path | None = None  # where logs, pages and journal are copied to at the end
     own_redis: bool = True  # False: only when none answers at redis.url
 
 
@@ -407,6 +409,12 @@ class Launcher:
         return self.config.exec.drain_timeout_ms / 1000 + _STOP_S if self._children else 0.0
 
     def _clear(self) -> None:
+        if self.options.keep is not None:
+            try:
+                shutil.copytree(self.run_dir, self.options.keep, dirs_exist_ok=True, ignore=_not_kept)
+                self.say(f"logs, pages and journal are in {self.options.keep}")
+            except (OSError, shutil.Error) as error:
+                self.say(f"cannot keep logs, pages and journal in {self.options.keep}: {error}")
         if self._own_run_dir:
             shutil.rmtree(self.run_dir, ignore_errors=True)
             return
@@ -417,6 +425,12 @@ class Launcher:
 
 
 _SOCKETS: Final = ("signals", "orders", "reports", "redis.sock")
+
+
+def _not_kept(folder: str, names: list[str]) -> list[str]:
+    """What is of no use to anybody afterwards: sockets, locks, the token."""
+    files = [name for name in names if name == "token" or name.endswith(".lock")]
+    return files + [name for name in names if stat.S_ISSOCK((Path(folder) / name).lstat().st_mode)]
 
 
 def _merge(*parts: Mapping[str, Any]) -> dict[str, Any]:

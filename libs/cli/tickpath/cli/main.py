@@ -93,6 +93,9 @@ def demo(
     as_json: JsonOption = False,
     config: ConfigOption = None,
     port_base: PortBaseOption = None,
+    keep: Annotated[
+        Path | None, typer.Option("--keep", help="Copy logs, pages and journal there at the end.")
+    ] = None,
 ) -> None:
     """Run the whole pipeline on this machine for a while and report: exchange, feed, signals, risk, exec, Redis."""
     from tickpath.cli.demo import DemoOptions, run_demo
@@ -103,7 +106,7 @@ def demo(
         fail(f"--speed: {error}")
     if rate and speed != "1":
         fail("--rate and --speed exclude each other: --rate sets a pace of its own")
-    options = DemoOptions(seconds, tuple(data or ()), pace, rate, seed, as_json, config, port_base)
+    options = DemoOptions(seconds, tuple(data or ()), pace, rate, seed, as_json, config, port_base, keep)
     _guarded(lambda: run_demo(options))
 
 

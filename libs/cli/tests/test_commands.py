@@ -1,0 +1,113 @@
+"""The commands as a user types them: help, mistakes, and what they import."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def tickpath(*arguments: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command for real."""
+    return subprocess.run(
+        [sys.executable, "-m", "tickpath.cli", *arguments],
+        cwd=cwd,
+        env={**os.environ, "NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "150", **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_help_names_every_command() -> None:
+    out = tickpath("--help").stdout
+    for command in ("demo", "up", "down", "status", "top", "limits", "kill", "bench", "test", "warm-up"):
+        assert command in out
+
+
+def test_the_command_line_imports_nothing_heavy() -> None:
+    """Start-up is part of speed: compiler, web server and HTTP client are for other processes."""
+    code = "import sys, tickpath.cli.main, tickpath.cli.demo, tickpath.cli.up, tickpath.cli.show; print(*sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert {"numba", "llvmlite", "fastapi", "uvicorn", "httpx", "redis", "zmq"} & set(out) == set()
+
+
+MISTAKES = {
+    "no such command": (["fly"], 2, "fly"),
+    "no such option": (["demo", "--fast"], 2, "--fast"),
+    "seconds is not a number": (["demo", "--seconds", "soon"], 2, "not a valid float"),
+    "seconds is negative": (["demo", "--seconds", "-1"], 2, "--seconds"),
+    "speed is not a speed": (["demo", "--speed", "fast"], 2, "max"),
+    "speed is zero": (["demo", "--speed", "0"], 2, "above 0"),
+    "rate and speed": (["demo", "--speed", "8", "--rate", "100"], 2, "exclude"),
+    "configuration is missing": (["demo", "--config", "nowhere.toml"], 2, "nowhere.toml"),
+    "limits without a value": (["limits", "set", "AAPL", "max_order_qty_lots"], 2, "field=value"),
+    "no such bench": (["bench", "nothing-of-this-name"], 2, "there is no bench"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "status", "said"), MISTAKES.values(), ids=MISTAKES.keys())
+def test_a_mistake_is_one_clear_message_and_an_exit_status(arguments: list[str], status: int, said: str) -> None:
+    done = tickpath(*arguments)
+    assert done.returncode == status, done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_wrong_key_in_the_configuration_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "tickpath.toml"
+    file.write_text((ROOT / "tickpath.toml").read_text().replace("port = 26400", "port = 99999\nprot = 1"))
+    done = tickpath("demo", "--config", str(file))
+    assert done.returncode == 2
+    for part in ("feed.port", "99999", "feed.prot", "there is no such key", str(file)):
+        assert part in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("command", "status"), [("status", 1), ("limits list", 1), ("kill list", 1), ("top", 1)])
+def test_commands_say_clearly_that_nothing_answers(command: str, status: int, tmp_path: Path) -> None:
+    """--config names the system: nobody listens on these ports."""
+    file = tmp_path / "tickpath.toml"
+    text = (ROOT / "tickpath.toml").read_text()
+    for port in (8101, 8102, 8103, 8104, 8105):
+        text = text.replace(f"http_port = {port}", f"http_port = {port - 8100}")  # 1 to 5: nobody serves there
+    file.write_text(text)
+    done = tickpath(*command.split(), "--config", str(file))
+    assert done.returncode == status
+    assert "Traceback" not in done.stderr
+    assert "not reachable" in done.stdout or "does not answer" in done.stderr or "no pages" in done.stderr
+
+
+def test_status_as_json_says_which_services_are_not_reachable(tmp_path: Path) -> None:
+    file = tmp_path / "tickpath.toml"
+    text = (ROOT / "tickpath.toml").read_text()
+    for port in (8101, 8102, 8103, 8104, 8105):
+        text = text.replace(f"http_port = {port}", f"http_port = {port - 8100}")
+    file.write_text(text)
+    done = tickpath("status", "--json", "--config", str(file))
+    found = json.loads(done.stdout)
+    assert set(found) == {"feed", "signals", "risk", "exec", "sim"}
+    assert all("does not answer" in service["unreachable"] for service in found.values())
+
+
+def test_a_run_dir_on_which_nothing_runs_is_refused(tmp_path: Path) -> None:
+    for command in ("status", "down", "top"):
+        done = tickpath(command, "--run-dir", str(tmp_path / "nothing"))
+        assert done.returncode == 2
+        assert "no launcher runs" in done.stderr
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_bench_without_a_name_lists_what_is_there() -> None:
+    done = tickpath("bench")
+    assert done.returncode == 0
+    files = {path.stem for path in (ROOT / "bench").glob("*.py") if not path.stem.startswith("_")}
+    assert {line.split()[0] for line in done.stdout.splitlines()} == files
