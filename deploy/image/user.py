@@ -1,4 +1,4 @@
-"""Run while the images are built: the program that hands the two capabilities of a hot loop to a user who is not root.
+"""Run while the images are built: the program that hands two capabilities to a user who is not root.
 
 A capability that the container has (``cap_add``) reaches a process of an ordinary user only through a program file
 that carries it. That program is a copy of util-linux' ``setpriv`` with IPC_LOCK and SYS_NICE as *permitted*: it can

@@ -1,0 +1,136 @@
+"""What can be said of the deployment without an engine; tests/test_compose.py runs it for real."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SERVICES = ("feed", "signals", "risk", "exec", "sim")
+DOCKERFILES = {name: ROOT / ("sim" if name == "sim" else f"services/{name}") / "Dockerfile" for name in SERVICES}
+SHELL_SCRIPTS = [ROOT / "tickpath", *sorted((ROOT / "deploy").rglob("*.sh")), ROOT / ".ci" / "run"]
+
+
+def compose_services() -> dict[str, str]:
+    """Text of each service of the compose file by name."""
+    text = (ROOT / "docker-compose.yml").read_text("utf-8")
+    body = re.search(r"^services:\n(.*?)^volumes:", text, re.M | re.S)
+    assert body is not None
+    parts = re.split(r"^  (\w+):\n", body[1], flags=re.M)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def base_of(dockerfile: Path) -> str:
+    """Everything up to the end of the shared base."""
+    base, mark, _ = dockerfile.read_text("utf-8").partition("# --- end of base\n")
+    assert mark, f"{dockerfile} has no base"
+    return base
+
+
+def test_all_images_share_one_base() -> None:
+    """The base is the same text in every Dockerfile, so that the engine builds and stores it once."""
+    assert len({base_of(path) for path in DOCKERFILES.values()}) == 1
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_image_runs_its_own_service_as_an_ordinary_user(name: str) -> None:
+    """After the base each Dockerfile installs its own service only, and gives up root before it starts it."""
+    own = DOCKERFILES[name].read_text("utf-8").removeprefix(base_of(DOCKERFILES[name]))
+    copied = re.findall(r"^COPY (\S+) /build/source/", own, re.M)
+    assert copied == ["libs/common", str(DOCKERFILES[name].parent.relative_to(ROOT))]
+    assert own.index("USER 10001:10001") < own.index(f'CMD ["python", "-m", "tickpath.{name}"]')
+    assert "USER" not in own.split("USER 10001:10001")[1]
+
+
+def test_images_copy_only_what_the_context_has() -> None:
+    """Every source of a COPY is in the repository and is let through by .dockerignore."""
+    allowed = [line[1:] for line in (ROOT / ".dockerignore").read_text("utf-8").splitlines() if line.startswith("!")]
+    for path in DOCKERFILES.values():
+        for sources in re.findall(r"^COPY (?!--from)(.*) \S+$", path.read_text("utf-8"), re.M):
+            for source in sources.split():
+                if source == "wheelhouse*":
+                    continue  # may be absent: then the build uses the network
+                assert (ROOT / source).exists(), f"{path}: {source}"
+                assert any(f"{source}/".startswith(f"{entry}/") for entry in allowed), f"{path}: {source}"
+
+
+@pytest.mark.parametrize("name", ["redis", *SERVICES])
+def test_compose_restricts_every_container(name: str) -> None:
+    """Cores, health check, grace period, read-only root, no capabilities but two: for every container."""
+    text = (ROOT / "docker-compose.yml").read_text("utf-8")
+    service = compose_services()[name]
+    shared = text[text.index("x-service:") : text.index("x-environment:")]
+    whole = service + (shared if "<<: *service" in service else "")
+    assert re.search(rf"^    cpuset: \$\{{TICKPATH_CPUSET_{name.upper()}:-0,1\}}$", service, re.M)
+    assert "healthcheck:" in service
+    for setting in (
+        "network_mode: host", "init: true", "read_only: true", "cap_drop: [ALL]", "stop_grace_period:", "restart:"
+    ):  # fmt: skip
+        assert setting in whole, setting
+    assert re.search(r'user: "[1-9]\d+:[1-9]\d+"', whole)
+    assert re.findall(r"cap_add: \[(.*)\]", whole) == ([] if name == "redis" else ["IPC_LOCK, SYS_NICE"])
+    for refused in ("privileged:", "ipc:", "pid:", "cpus:", "container_name:", "sysctls:"):
+        assert not re.search(rf"^\s+{refused}", whole, re.M), refused
+
+
+def test_compose_starts_by_health_in_the_order_of_the_data() -> None:
+    """exec starts last and so stops first, while everybody that it needs is still there."""
+    waits = {
+        name: re.findall(r"^      (\w+): \{condition: service_healthy\}", text, re.M)
+        for name, text in compose_services().items()
+    }
+    assert waits == {
+        "redis": [], "feed": ["redis"], "signals": ["feed"], "risk": ["redis", "signals"], "exec": ["risk"], "sim": []
+    }  # fmt: skip
+
+
+def test_only_the_exchange_needs_a_profile() -> None:
+    """`up` starts what trades; the simulated exchange only on request."""
+    assert [name for name, text in compose_services().items() if "profiles:" in text] == ["sim"]
+
+
+def test_images_have_public_defaults_without_a_registry_name() -> None:
+    """Base and Redis image can be replaced; their defaults are short names."""
+    compose = (ROOT / "docker-compose.yml").read_text("utf-8")
+    base = re.search(r"BASE_IMAGE: \$\{TICKPATH_BASE_IMAGE:-(.*)\}", compose)
+    redis = re.search(r"image: \$\{TICKPATH_REDIS_IMAGE:-(.*)\}", compose)
+    assert base is not None and redis is not None
+    assert "/" not in base[1] + redis[1]
+    for path in DOCKERFILES.values():
+        assert f"ARG BASE_IMAGE={base[1]}\n" in base_of(path)
+        assert set(re.findall(r"^FROM (\S+)", path.read_text("utf-8"), re.M)) == {"${BASE_IMAGE}", "packages", "base"}
+
+
+@pytest.mark.parametrize("script", SHELL_SCRIPTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_shell_scripts_are_well_formed(script: Path) -> None:
+    """The shell that a script names can parse it, and shellcheck has nothing to say where it is installed."""
+    shell = "bash" if "bash" in script.read_text("utf-8").splitlines()[0] else "sh"
+    done = subprocess.run([shell, "-n", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    if shutil.which("shellcheck"):
+        done = subprocess.run(["shellcheck", script], capture_output=True, text=True, check=False)
+        assert done.stdout == ""
+
+
+def answers(command: list[str]) -> bool:
+    """Whether a command is there and succeeds."""
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def test_compose_accepts_the_file() -> None:
+    """Both composes, 1.29 and 2, read the file without an error, where they are installed."""
+    commands = [["docker-compose"], ["docker", "compose"]]
+    present = [command for command in commands if shutil.which(command[0]) and answers([*command, "version"])]
+    if not present:
+        assert os.environ.get("CI") != "true", "no compose is installed, and this is CI"
+        pytest.skip("neither docker-compose nor docker compose is installed")
+    for command in present:
+        done = subprocess.run(
+            [*command, "--profile", "sim", "config", "--quiet"], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, "")
