@@ -187,6 +187,7 @@ class OrderEntry:
             return
         peer.setblocking(False)
         peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BACKLOG_BYTES)
         now = self._clock()
         self._connections[peer.fileno()] = _Connection(peer, ServerSession(self._nobody, now), now)
         self._epoll.register(peer.fileno(), select.EPOLLIN)
