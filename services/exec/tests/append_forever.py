@@ -4,8 +4,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from services.exec.tests.conftest import Desk, new_order
 
+from services.exec.tests.conftest import Desk, new_order
 from tickpath.exec.layout import Reg
 
 desk = Desk(Path(sys.argv[1]), capacity=1 << 18, day_orders=1 << 18, entries=4096)

@@ -217,7 +217,8 @@ class Trader:
 
     def __init__(self, folder: Path, port: int, **options: Any) -> None:
         self.journal = Journal.open(folder, DAY, entries=options.pop("entries", 1024))
-        self.orders = Orders(self.journal, TABLE.array, capacity=64, day_orders=4096)
+        sizes = {"capacity": options.pop("capacity", 64), "day_orders": options.pop("day_orders", 4096)}
+        self.orders = Orders(self.journal, TABLE.array, **sizes)
         self.gateway = OuchGateway(self.orders, TABLE, ExecConfig(port=port, reconnect_ms=1, **options))
 
     def turn(self) -> None:

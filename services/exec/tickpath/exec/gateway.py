@@ -146,6 +146,7 @@ class OuchGateway:
         self._answer = 0  # next free UserRefNum in the newest one, 0: none yet
         self._heard_ns = 0
         self._repeated_ns = 0
+        self._breaks = 0  # connections lost so far
         self._paused = self._draining = False
         if orders.open_count:
             self._sweeps.append((Sweep.DISCONNECT, 0))  # what was open when we died is in doubt
@@ -344,6 +345,7 @@ class OuchGateway:
 
     def _disconnect(self, why: str, now_ns: int, state: GatewayState = GatewayState.DOWN) -> None:
         logged_in = bool(self._ctx[Reg.CONNECTED])
+        self._breaks += 1
         self._drop_socket()
         self._session.connection_lost()
         self._counts[Counter.DISCONNECTS] += 1
@@ -389,6 +391,7 @@ class OuchGateway:
         self._session.receive(b"", now_ns)  # any byte is a sign of life
         at = 0
         going_on = True
+        breaks = self._breaks
         while True:
             at = self.orders.decode(at, self._filled, now_ns)
             stop = int(self._ctx[Reg.STOP])
@@ -402,7 +405,7 @@ class OuchGateway:
             except (JournalError, OSError) as error:
                 self._text = str(error)
                 after = None
-            if self._socket is None:
+            if self._breaks != breaks:
                 return False
             if after is None:
                 going_on = False

@@ -110,6 +110,7 @@ class Orders:
             return False
         self.counters[Counter.JOURNAL_SEGMENTS] += 1
         self._bind_segment()
+        self._keep_spare()
         return True
 
     def _publish(self) -> None:
@@ -117,11 +118,15 @@ class Orders:
         next_seq = int(self.ctx[Reg.NEXT_SEQ])
         if next_seq != journal.next_seq:
             journal.publish(next_seq)
-            if not journal.has_spare:
-                # `tend` makes it in good time; this is for when there was no time, before orders would be refused.
-                reserved = ENTRIES_RESERVED + ENTRIES_PER_OPEN * (self.open_count + 1)
-                if journal.room < max(journal.segment_entries // 8, 2 * reserved):
-                    self.prepare_segment()
+            self._keep_spare()
+
+    def _keep_spare(self) -> None:
+        """Make the next segment before orders would be refused; `tend` does it earlier, when there is time."""
+        journal = self.journal
+        if not journal.has_spare:
+            reserved = ENTRIES_RESERVED + ENTRIES_PER_OPEN * (self.open_count + 1)
+            if journal.room < max(journal.segment_entries // 8, 2 * reserved):
+                self.prepare_segment()
 
     def prepare_segment(self) -> bool:
         """Make the journal's next segment, if it is not there; False when the disk does not give it."""
