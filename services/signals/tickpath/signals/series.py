@@ -5,17 +5,15 @@
 the second copy without a wrap between them. Writing costs one more cache line; reading never copies. This is what
 strategies get as `series`.
 
-Readers in another process cannot stop the writer: `Series.last` copies, and copies again if the writer came round.
+Readers in another process cannot stop the writer: `Series.last` copies, and leaves out what the writer reached.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
-_TRIES: Final = 8
 
 
 class Series:
@@ -41,17 +39,12 @@ class Series:
         return self._flat[instrument, end - n : end]
 
     def last(self, instrument: int, n: int) -> npt.NDArray[Any]:
-        """A copy of the last `n` points, oldest first, or of as many as there are: POINT[m].
+        """A copy of the last `n` points, oldest first, or of as many as there are, up to capacity - 1: POINT[m].
 
-        Points that the writer went over during the copy are left out, so fewer may come back.
+        What the writer went over during the copy is left out.
         """
-        copy = self._flat[instrument, :0].copy()
-        for _ in range(_TRIES):
-            before = self.count(instrument)
-            copy = self.view(instrument, n).copy()
-            # The point being written now is not counted yet: one more may be torn than the count says.
-            overwritten = len(copy) + self.count(instrument) + 1 - before - self.capacity
-            if overwritten <= 0:
-                return copy
-            copy = copy[overwritten:]
-        return copy
+        before = self.count(instrument)
+        copy = self.view(instrument, n).copy()
+        # The writer may be at work on the point behind the last one that it counted: one more than the count says.
+        overwritten = self.count(instrument) + 1 - before + len(copy) - self.capacity
+        return copy[max(0, overwritten) :]

@@ -142,7 +142,6 @@ class Strategy:
         self.about = inspect.getdoc(function) or ""
         self.function = function
         self._lookback = lookback
-        self.arguments = self._check_arguments()
         self.params: dict[str, Param] = {}
         for key, value in params.items():
             param = value if isinstance(value, Param) else Param(value)
@@ -154,6 +153,7 @@ class Strategy:
         self.params_dtype = self._dtype("parameter", {k: np.asarray(p.default) for k, p in self.params.items()})
         self._initial = {key: np.asarray(value) for key, value in state.items()}
         self.state_dtype = self._dtype("state", self._initial)
+        self.arguments = self._check_arguments()
         # IndexError instead of another strategy's memory, inf instead of ZeroDivisionError, and no allocation.
         options: dict[str, Any] = {"boundscheck": True, "error_model": "numpy", "_nrt": False}
         self.compiled: Any = numba.njit(nogil=True, **options)(function)
@@ -214,12 +214,21 @@ class Strategy:
         }
         try:
             self.compiled.compile(tuple(types[name] for name in self.arguments))
-        except NumbaError as error:
+        except (NumbaError, KeyError) as error:
             text = str(error)
             lines = [int(n) for file, n in re.findall(r'File "([^"]*)", line (\d+)', text) if self.path.name in file]
-            raise self.error(f"does not compile: {_short_reason(text)}", lines[0] if lines else None) from None
+            line = lines[0] if lines else self.line
+            code = linecache.getline(str(self.path), line).strip()
+            raise self.error(f"does not compile: {_short_reason(text)}, in: {code}", line) from None
 
     def _check_arguments(self) -> tuple[str, ...]:
+        fields: dict[str, tuple[str, ...]] = {
+            "tick": TICK.names or (),
+            "own": OWN.names or (),
+            "instrument": INSTRUMENT.names or (),
+            "params": tuple(self.params),
+            "state": tuple(self._initial),
+        }
         names = tuple(inspect.signature(self.function).parameters)
         unknown = [name for name in names if name not in _ARGUMENTS]
         if unknown:
@@ -229,13 +238,21 @@ class Strategy:
             raise self.error("without the argument 'out' it cannot send orders")
         source = textwrap.dedent("".join(inspect.getsourcelines(self.function)[0]))
         for node in ast.walk(ast.parse(source)):
-            if isinstance(node, (ast.Attribute, ast.Subscript)) and isinstance(node.ctx, ast.Store):
-                root: ast.expr = node
-                while isinstance(root, (ast.Attribute, ast.Subscript)):
-                    root = root.value
-                if isinstance(root, ast.Name) and root.id in _READ_ONLY:
-                    why = f"changes {ast.unparse(node)}; only state may be changed"
-                    raise self.error(why, self.line + node.lineno - 1)
+            if not isinstance(node, (ast.Attribute, ast.Subscript)):
+                continue
+            root: ast.expr = node
+            while isinstance(root, (ast.Attribute, ast.Subscript)):
+                root = root.value
+            if not isinstance(root, ast.Name):
+                continue
+            line = self.line + node.lineno - 1
+            if root.id in _READ_ONLY and isinstance(node.ctx, ast.Store):
+                raise self.error(f"changes {ast.unparse(node)}; only state may be changed", line)
+            if isinstance(node, ast.Attribute) and node.value is root and root.id in names and root.id in fields:
+                allowed = fields[root.id]
+                if node.attr not in allowed:
+                    why = f"{root.id} has no {node.attr!r}; it has {', '.join(allowed) or 'no field'}"
+                    raise self.error(why, line)
         return names
 
     def _dtype(self, what: str, values: Mapping[str, npt.NDArray[Any]]) -> np.dtype[Any]:
@@ -340,27 +357,17 @@ def _import_error(use: str, error: Exception) -> StrategyError:
 
 
 def _short_reason(text: str) -> str:
-    """The line of a Numba error that says what is wrong, with record types reduced to their field names."""
-    noise = (
-        "Failed in nopython",
-        "During",
-        "File ",
-        "There are",
-        ">>>",
-        "<source",
-        "Unsupported",
-        "-",
-        "^",
-        "Overload",
-    )
+    """The part of a Numba error that says what is wrong, on one line."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", text)
+    if "Only accept returning of array passed into the function" in text:
+        return "it would allocate memory; keep arrays in the state"
+    if (bound := re.search(r'Cannot bind .* due to "TypeError: ([^"]*)"', text)) is not None:
+        return bound[1]
+    if (call := re.search(r"No implementation of function .*?>>> (.*?)\n", text, re.DOTALL)) is not None:
+        return f"there is no {call[1]}"[:200]
+    noise = ("Failed in nopython", "During", "File ")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    said = [line for line in lines if not line.startswith(noise)] or lines
-    reason = re.sub(
-        r"Record\((.*)\)",
-        lambda m: "a record with the fields " + ", ".join(n for n in re.findall(r"(\w+)\[type=", m[1])),
-        said[0],
-    )
-    return re.sub(r"\x1b\[[0-9;]*m", "", reason).replace("of type a record", "of a record")
+    return next((line for line in lines if not line.startswith(noise)), lines[0])[:200]
 
 
 def _feed(digest: Any, thing: Any, seen: set[int]) -> None:
