@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 import numpy as np
-import zstandard
 
 from tickpath.common.protocols.itch50 import LAYOUTS, SIZES
+from tickpath.sim.sources.files import ALLOWED, read_data
 from tickpath.sim.sources.kernels import index as kernels
+from tickpath.sim.sources.lobster import load_lobster
 from tickpath.sim.sources.tape import Bytes, DataFileError, Ints, Tape
 
-_ALLOWED: Final = (
-    "allowed: NASDAQ TotalView-ITCH 5.0 (a big-endian u16 length before each message) and LOBSTER message files"
-    " (TICKER_date_start_end_message_levels.csv), plain or compressed with zstd or gzip"
-)
-_ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
-_GZIP_MAGIC: Final = b"\x1f\x8b"
-_CHUNK: Final = 1 << 20
 _N_LOCATES: Final = 1 << 16
 
 _SIZES: Final = np.array(SIZES, np.int64)
@@ -48,7 +40,7 @@ def load_tape(files: Sequence[Path]) -> Tape:
     Raises DataFileError.
     """
     if not files:
-        msg = f"no data file was given; {_ALLOWED}"
+        msg = f"no data file was given; {ALLOWED}"
         raise DataFileError(msg)
     tapes: list[_File] = [_load(Path(path), number) for number, path in enumerate(files)]
     return tapes[0].tape if len(tapes) == 1 else _merge(tapes)
@@ -68,12 +60,16 @@ def _load(path: Path, number: int) -> _File:
     data = read_data(path)
     stem = path.name.lower().removesuffix(".zst").removesuffix(".gz")
     if stem.endswith(".csv") or (not stem.endswith(".itch") and chr(data[0]).isdigit()):
-        msg = f"{path}: LOBSTER files cannot be played yet"
-        raise DataFileError(msg)
+        tape = load_lobster(path, data, number + 1)
+        symbols, flags = np.zeros(_N_LOCATES, np.int64), np.zeros(_N_LOCATES, np.int64)
+        for symbol, locate in tape.symbols.items():
+            symbols[locate] = int.from_bytes(symbol.encode("ascii").ljust(8), "big")
+            flags[locate] = kernels.SEEN | kernels.ACTIVE
+        return _File(tape, path, symbols, flags)
     return _index(path, data)
 
 
-def _index(path: Path, data: Bytes, source: str = "", findings: dict[str, int] | None = None) -> _File:
+def _index(path: Path, data: Bytes) -> _File:
     """Check and index ITCH data. Raises DataFileError."""
     found = np.zeros(4, np.int64)
     n = kernels.measure(data, _SIZES, found)
@@ -86,8 +82,7 @@ def _index(path: Path, data: Bytes, source: str = "", findings: dict[str, int] |
     symbols = np.zeros(_N_LOCATES, np.int64)
     flags = np.zeros(_N_LOCATES, np.int64)
     times_back = kernels.index(data, _SYMBOL_AT, offsets, time_ns, counts, symbols, flags)
-    found_now = {
-        **(findings or {}),
+    findings = {
         "times_back": times_back,
         "unknown_types": int(counts[_SIZES == 0].sum()),
         "end_marks": int(end < len(data)),
@@ -98,9 +93,9 @@ def _index(path: Path, data: Bytes, source: str = "", findings: dict[str, int] |
         offsets=offsets,
         time_ns=time_ns,
         symbols={_symbol(symbols[locate]): int(locate) for locate in active},
-        source=source or f"ITCH 5.0 {path.name}",
+        source=f"ITCH 5.0 {path.name}",
         counts={chr(kind): int(counts[kind]) for kind in np.nonzero(counts)[0]},
-        findings={key: value for key, value in found_now.items() if value},
+        findings={key: value for key, value in findings.items() if value},
     )
     return _File(tape, path, symbols, flags)
 
@@ -119,7 +114,7 @@ def _complaint(data: Bytes, fault: int, byte: int, message: int) -> str:
     if fault == kernels.NOT_ITCH:
         size = SIZES[ord(kind)] if kind else 0
         of_type = f"type {kind!r} has {size} bytes" if size else f"{kind!r} is no message type"
-        return f"this is not ITCH 5.0: the first message should have {length} bytes, and {of_type}; {_ALLOWED}"
+        return f"this is not ITCH 5.0: the first message should have {length} bytes, and {of_type}; {ALLOWED}"
     if fault == kernels.TRUNCATED:
         return f"the file is truncated: {where}, should have {length} bytes, and {left} follow"
     allowed = SIZES[ord(kind)] if kind and length >= 11 else 11
@@ -127,65 +122,6 @@ def _complaint(data: Bytes, fault: int, byte: int, message: int) -> str:
         f"{where}, has {length} bytes; type {kind!r} needs at least {allowed}."
         " The file is damaged there or not ITCH 5.0"
     )
-
-
-def read_data(path: Path) -> Bytes:
-    """The bytes of a file, decompressed when they are zstd or gzip, in an array that may be written to.
-
-    Raises DataFileError when there is no such file, it is empty, cannot be read or is damaged as an archive.
-    """
-    try:
-        with path.open("rb") as file:
-            magic = file.read(4)
-            file.seek(0)
-            if magic == _ZSTD_MAGIC:
-                data = _unzstd(file)
-            elif magic[:2] == _GZIP_MAGIC:
-                with gzip.open(file) as stream:
-                    data = _read_all(stream)
-            else:
-                data = np.fromfile(file, np.uint8)
-    except FileNotFoundError:
-        msg = f"{path}: there is no such file; {_ALLOWED}"
-        raise DataFileError(msg) from None
-    except IsADirectoryError:
-        msg = f"{path} is a directory; name the data files in it. {_ALLOWED}"
-        raise DataFileError(msg) from None
-    except (zstandard.ZstdError, zlib.error, gzip.BadGzipFile, EOFError) as error:
-        msg = f"{path}: the compressed file is damaged or truncated ({error})"
-        raise DataFileError(msg) from None
-    except OSError as error:
-        msg = f"{path}: cannot be read: {error.strerror}"
-        raise DataFileError(msg) from None
-    if len(data) == 0:
-        msg = f"{path}: the file is empty; {_ALLOWED}"
-        raise DataFileError(msg)
-    return data
-
-
-def _read_all(stream: BinaryIO | gzip.GzipFile) -> Bytes:
-    buffer = bytearray()
-    while chunk := stream.read(_CHUNK):
-        buffer += chunk
-    return np.frombuffer(buffer, np.uint8)
-
-
-def _unzstd(file: BinaryIO) -> Bytes:
-    """All frames of a zstd file; the stream reader of the library would not notice that one is cut off."""
-    buffer = bytearray()
-    decompressor = zstandard.ZstdDecompressor()
-    frame = decompressor.decompressobj()
-    chunk = file.read(_CHUNK)
-    while chunk:
-        buffer += frame.decompress(chunk)
-        chunk = frame.unused_data if frame.eof else b""
-        if frame.eof and (chunk := chunk or file.read(_CHUNK)):
-            frame = decompressor.decompressobj()
-        chunk = chunk or file.read(_CHUNK)
-    if not frame.eof:
-        msg = "it ends inside a frame"
-        raise EOFError(msg)
-    return np.frombuffer(buffer, np.uint8)
 
 
 def _merge(files: list[_File]) -> Tape:

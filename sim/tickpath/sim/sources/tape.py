@@ -67,7 +67,7 @@ FINDINGS: Final[dict[str, str]] = {
     "stale_orders": "LOBSTER: orders cancelled or reduced because they must have left the book unrecorded",
     "unknown_references": "LOBSTER: events that name an order not submitted in the file",
     "dropped_events": "LOBSTER: cancels and deletes of unknown orders, nothing to do for them (no orderbook file)",
-    "contradictions": "LOBSTER: corrections that took size off an order that a later event still names",
+    "named_orders_reduced": "LOBSTER: stale_orders that a later event names; they must have been reduced unrecorded",
 }
 
 

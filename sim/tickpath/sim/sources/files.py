@@ -1,0 +1,81 @@
+"""Bytes of data files, decompressed."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from pathlib import Path
+from typing import BinaryIO, Final
+
+import numpy as np
+import zstandard
+
+from tickpath.sim.sources.tape import Bytes, DataFileError
+
+#: What data files may be, for complaints.
+ALLOWED: Final = (
+    "allowed: NASDAQ TotalView-ITCH 5.0 (a big-endian u16 length before each message) and LOBSTER message files"
+    " (TICKER_date_start_end_message_levels.csv), plain or compressed with zstd or gzip"
+)
+_ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
+_GZIP_MAGIC: Final = b"\x1f\x8b"
+_CHUNK: Final = 1 << 20
+
+
+def read_data(path: Path) -> Bytes:
+    """The bytes of a file, decompressed when they are zstd or gzip, in an array that may be written to.
+
+    Raises DataFileError when there is no such file, it is empty, cannot be read or is damaged as an archive.
+    """
+    try:
+        with path.open("rb") as file:
+            magic = file.read(4)
+            file.seek(0)
+            if magic == _ZSTD_MAGIC:
+                data = _unzstd(file)
+            elif magic[:2] == _GZIP_MAGIC:
+                with gzip.open(file) as stream:
+                    data = _read_all(stream)
+            else:
+                data = np.fromfile(file, np.uint8)
+    except FileNotFoundError:
+        msg = f"{path}: there is no such file; {ALLOWED}"
+        raise DataFileError(msg) from None
+    except IsADirectoryError:
+        msg = f"{path} is a directory; name the data files in it. {ALLOWED}"
+        raise DataFileError(msg) from None
+    except (zstandard.ZstdError, zlib.error, gzip.BadGzipFile, EOFError) as error:
+        msg = f"{path}: the compressed file is damaged or truncated ({error})"
+        raise DataFileError(msg) from None
+    except OSError as error:
+        msg = f"{path}: cannot be read: {error.strerror}"
+        raise DataFileError(msg) from None
+    if len(data) == 0:
+        msg = f"{path}: the file is empty; {ALLOWED}"
+        raise DataFileError(msg)
+    return data
+
+
+def _read_all(stream: BinaryIO | gzip.GzipFile) -> Bytes:
+    buffer = bytearray()
+    while chunk := stream.read(_CHUNK):
+        buffer += chunk
+    return np.frombuffer(buffer, np.uint8)
+
+
+def _unzstd(file: BinaryIO) -> Bytes:
+    """All frames of a zstd file; the stream reader of the library would not notice that one is cut off."""
+    buffer = bytearray()
+    decompressor = zstandard.ZstdDecompressor()
+    frame = decompressor.decompressobj()
+    chunk = file.read(_CHUNK)
+    while chunk:
+        buffer += frame.decompress(chunk)
+        chunk = frame.unused_data if frame.eof else b""
+        if frame.eof and (chunk := chunk or file.read(_CHUNK)):
+            frame = decompressor.decompressobj()
+        chunk = chunk or file.read(_CHUNK)
+    if not frame.eof:
+        msg = "it ends inside a frame"
+        raise EOFError(msg)
+    return np.frombuffer(buffer, np.uint8)
