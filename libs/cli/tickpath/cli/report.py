@@ -7,7 +7,7 @@ nothing was lost or doubled, every signal and order has a known end, and the thr
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 Counters = Mapping[str, int]
+
+_POSITIONS: Final = 10  # shown to people
 
 #: Counters that are 0 in a run that went well, and what it means when one is not.
 ALARMS: Final[dict[str, dict[str, str]]] = {
@@ -280,55 +282,79 @@ def print_report(
     """The report as tables for people."""
     from rich import box  # noqa: PLC0415 - only for people
     from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
 
-    def table(title: str, *columns: str) -> Table:
-        made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    def show(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+        made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         for index, column in enumerate(columns):
             made.add_column(column, justify="right" if index else "left", no_wrap=True)
-        return made
+        for row in rows:
+            made.add_row(*row)
+        console.print(title, style="bold", highlight=False, soft_wrap=True)
+        console.print(made)
 
     data, orders, seconds = report["market_data"], report["orders"], max(report["seconds"], 1e-9)
-    flow = table(f"{report['source']}, {report['seconds']:.1f} s over {report['lane']}", "", "in all", "per second")
-    for label, n in (
-        ("market data sent", data["sent"]), ("received", data["received"]), ("lost", data["lost"]),
-        ("ticks", report["ticks"]), ("signals", report["signals"]),
-        ("refused by risk", sum(report["risk_rejects"].values())),
-        ("orders sent", orders["sent"]), ("acknowledged", orders["acknowledged"]), ("filled", orders["filled"]),
-        ("cancelled", orders["cancelled"]), ("rejected by venue", orders["rejected_by_venue"]),
-        ("duplicates", report["duplicates"]),
-    ):  # fmt: skip
-        flow.add_row(label, f"{n:,}", f"{n / seconds:,.1f}")
-    console.print(flow)
+    flow = {
+        "market data sent": data["sent"],
+        "received": data["received"],
+        "lost": data["lost"],
+        "ticks": report["ticks"],
+        "signals": report["signals"],
+        "refused by risk": sum(report["risk_rejects"].values()),
+        "orders sent": orders["sent"],
+        "acknowledged": orders["acknowledged"],
+        "filled": orders["filled"],
+        "cancelled": orders["cancelled"],
+        "rejected by venue": orders["rejected_by_venue"],
+        "duplicates": report["duplicates"],
+    }
+    show(
+        f"{report['source']}; {report['seconds']:.1f} s over {report['lane']}",
+        ("", "in all", "per second"),
+        [(label, f"{n:,}", f"{n / seconds:,.1f}") for label, n in flow.items()],
+    )
     if report["risk_rejects"]:
-        rejects = table("Refused by risk", "reason", "orders")
-        for reason, n in sorted(report["risk_rejects"].items(), key=lambda item: -item[1]):
-            rejects.add_row(reason, f"{n:,}")
-        console.print(rejects)
-    latency = table("Latency, µs", "", "p50", "p90", "p99", "p99.9", "max", "count")
-    for name, found in [("tick to order, by the exchange", report["tick_to_order_us"]), *report["hops_us"].items()]:
-        if found.get("count"):
-            values = [f"{found[q]:,.1f}" for q in ("p50", "p90", "p99", "p99_9", "max")]
-            latency.add_row(name.replace("_to_", " → "), *values, f"{found['count']:,.0f}")
-    console.print(latency)
-    processes = table("Processes", "", "cpu %", "memory MB", "pauses", "cores")
-    for name, found in report["processes"].items():
-        pauses = "" if found["gc_pauses"] is None else str(found["gc_pauses"])
-        cores = ",".join(map(str, found["cores"]))
-        processes.add_row(name, f"{found['cpu_percent']:.1f}", f"{found['rss_mb']:.1f}", pauses, cores)
-    console.print(processes)
+        by_count = sorted(report["risk_rejects"].items(), key=lambda item: -item[1])
+        show("Refused by risk", ("reason", "orders"), [(reason, f"{n:,}") for reason, n in by_count])
+    hops = {"tick to order": report["tick_to_order_us"], **report["hops_us"]}
+    show(
+        "Latency, µs; tick to order by the exchange, the others by the stamps of each order",
+        ("", "p50", "p90", "p99", "p99.9", "max", "count"),
+        [
+            (
+                name.replace("_to_", " → "),
+                *(f"{found[q]:,.1f}" for q in ("p50", "p90", "p99", "p99_9", "max")),
+                f"{found['count']:,.0f}",
+            )
+            for name, found in hops.items()
+            if found.get("count")
+        ],
+    )
+    show(
+        "Processes",
+        ("", "cpu %", "memory MB", "pauses", "cores"),
+        [
+            (
+                name,
+                f"{found['cpu_percent']:.1f}",
+                f"{found['rss_mb']:.1f}",
+                "" if found["gc_pauses"] is None else str(found["gc_pauses"]),
+                ",".join(map(str, found["cores"])),
+            )
+            for name, found in report["processes"].items()
+        ],
+    )
     if positions:
-        held = table("Positions, the same in risk, journal and exchange", "symbol", "lots")
-        held.title = held.title if report["positions_match"] else "Positions by the journal"
-        for symbol, lots in sorted(positions.items(), key=lambda item: -abs(item[1]))[:10]:
-            held.add_row(symbol, f"{lots:+,}")
-        if len(positions) > 10:
-            held.add_row(f"and {len(positions) - 10} more", "")
-        console.print(held)
-    for problem in problems:
-        console.print(f"[red]not ok:[/red] {problem}", highlight=False)
-    if report["ok"]:
-        console.print(
-            "[green]ok[/green]: nothing lost, nothing doubled, every signal and order has its end;"
-            f" positions match in {len(positions)} instruments",
-            highlight=False,
+        largest = sorted(positions.items(), key=lambda item: -abs(item[1]))
+        same = "the same in risk, journal and exchange" if report["positions_match"] else "by the journal"
+        shown = f", the largest {_POSITIONS} of {len(largest)}" if len(largest) > _POSITIONS else ""
+        show(
+            f"Positions, {same}{shown}",
+            ("symbol", "lots"),
+            [(symbol, f"{lots:+,}") for symbol, lots in largest[:_POSITIONS]],
         )
+    for problem in problems:
+        console.print(Text.assemble(("not ok: ", "red"), problem), soft_wrap=True)
+    if report["ok"]:
+        said = f"nothing lost, nothing doubled, every signal and order has its end; {len(positions)} positions match"
+        console.print(Text.assemble(("ok: ", "green"), said), soft_wrap=True)
