@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import socket
 from collections.abc import Callable, Iterator
@@ -168,6 +169,9 @@ class Venue:
             raw = self.connection.recv(65536)
         except BlockingIOError:
             raw = b""
+        except ConnectionResetError:
+            self.drop()
+            return
         else:
             if not raw:
                 self.drop()
@@ -185,7 +189,8 @@ class Venue:
         if self.session.state is soupbintcp.State.ACTIVE:
             out = self.session.pump(now_ns())
             if out:
-                self.connection.send(out)
+                with contextlib.suppress(ConnectionError):
+                    self.connection.send(out)
 
     def _take(self, message: ouch50.Decoded) -> None:
         if message.message is ouch50.ACCOUNT_QUERY:

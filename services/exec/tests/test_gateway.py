@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -331,8 +332,11 @@ def test_a_heartbeat_is_sent_after_a_second_of_silence(tmp_path: Path, venue: Ve
 
 def test_a_venue_that_does_not_read_makes_orders_wait_then_be_refused(tmp_path: Path, venue: Venue) -> None:
     """Everything that was journaled as sent arrives, in order, once the venue reads again."""
+    venue.listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # so that little is on the way
     wide = Trader(tmp_path, venue.port, entries=1 << 16, capacity=1 << 17, day_orders=1 << 17)
     until(lambda: ready(wide), wide, venue)
+    assert wide.gateway._socket is not None
+    wide.gateway._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     number = 0
     while count(wide, Counter.ORDERS_REFUSED) == 0:
         number += 1
