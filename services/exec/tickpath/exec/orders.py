@@ -59,7 +59,7 @@ class Orders:
         self.factors: Words = np.column_stack((instruments["price4_per_tick"], instruments["lot_size"]))
         self.factors = np.ascontiguousarray(self.factors, dtype=np.int64)
         for array in (self.pool, self.cancel_ns, self.ids, self.refs):
-            array[...] = array  # a page that was never written has no memory behind it yet
+            array.view(np.uint8).fill(0)  # memory that was never written is not there yet
         self.ctx: Words = np.zeros(len(Reg), dtype=np.int64)
         ctx = self.ctx
         ctx[Reg.POOL], ctx[Reg.POOL_CAPACITY] = _address(self.pool), capacity
