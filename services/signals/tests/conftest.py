@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import zstandard
 
@@ -26,10 +28,11 @@ from tickpath.common.records import (
 )
 
 DATA = Path(__file__).parents[3].parent / "shared" / "data" / "lobster"
+Records = npt.NDArray[Any]
 _EMPTY_PRICE = 9_999_999_999
 
 
-def _read_csv(path: Path) -> np.ndarray:
+def _read_csv(path: Path) -> Records:
     if not path.exists():
         pytest.skip(f"recorded data is not there: {path}")
     with path.open("rb") as file, zstandard.ZstdDecompressor().stream_reader(file) as stream:
@@ -37,7 +40,7 @@ def _read_csv(path: Path) -> np.ndarray:
 
 
 @pytest.fixture(scope="session")
-def aapl_day() -> np.ndarray:
+def aapl_day() -> Records:
     """AAPL, 2012-06-21, the whole session as ticks: TICK[n], one where the touch changed or a trade printed."""
     stem = "AAPL_2012-06-21_34200000_57600000"
     messages = _read_csv(DATA / f"{stem}_message_1.csv.zst")
@@ -56,7 +59,8 @@ def aapl_day() -> np.ndarray:
     ticks["last_lots"] = np.where(trade, messages[:, 3].astype(np.int64), 0)
     aggressor = np.where(messages[:, 5] < 0, TickFlag.AGGRESSOR_BUY, TickFlag.AGGRESSOR_SELL)
     ticks["flags"] = quote * int(TickFlag.QUOTE) + trade * (int(TickFlag.TRADE) + aggressor)
-    return ticks[quote | trade]
+    chosen: Records = ticks[quote | trade]
+    return chosen
 
 
 @pytest.fixture(scope="session")
@@ -65,7 +69,7 @@ def two_instruments() -> InstrumentTable:
 
 
 @pytest.fixture(scope="session")
-def random_ticks() -> Callable[..., np.ndarray]:
+def random_ticks() -> Callable[..., Records]:
     """`random_ticks(n, seed)`."""
     return _random_ticks
 
@@ -76,7 +80,7 @@ def make_venue() -> type[PaperVenue]:
     return PaperVenue
 
 
-def _random_ticks(n: int, seed: int, n_instruments: int = 2) -> np.ndarray:
+def _random_ticks(n: int, seed: int, n_instruments: int = 2) -> Records:
     """TICK[n] of a random walk with quotes, trades, and now and then an empty side."""
     rng = np.random.default_rng(seed)
     mid = 1_000_000 + 100 * np.cumsum(rng.integers(-1, 2, n))
@@ -99,10 +103,10 @@ class PaperVenue:
     """Answers signals with the reports of an exchange: fills at the touch, rests, fills when a trade goes through."""
 
     def __init__(self) -> None:
-        self.reports: list[np.void] = []
-        self.open: dict[int, np.void] = {}
+        self.reports: list[Any] = []
+        self.open: dict[int, Any] = {}
 
-    def take(self, signal: np.void) -> np.ndarray:
+    def take(self, signal: Any) -> Records:
         """REPORT[n] that come of one SIGNAL record."""
         begin = len(self.reports)
         if signal["action"] == Action.CANCEL:
@@ -126,7 +130,7 @@ class PaperVenue:
                 self._report(order, ExecEvent.CANCELLED, OrderState.CANCELLED)
         return np.array(self.reports[begin:], REPORT)
 
-    def on_tick(self, tick: np.void) -> np.ndarray:
+    def on_tick(self, tick: Any) -> Records:
         """REPORT[n] of resting orders that a trade reaches; each gets the lots of the trade."""
         begin = len(self.reports)
         if tick["flags"] & TickFlag.TRADE:
@@ -137,22 +141,22 @@ class PaperVenue:
         return np.array(self.reports[begin:], REPORT)
 
     @staticmethod
-    def _same(order: np.void, signal: np.void) -> bool:
+    def _same(order: Any, signal: Any) -> bool:
         return bool(order["strategy"] == signal["strategy"] and order["instrument"] == signal["instrument"])
 
     @staticmethod
-    def _within(order: np.void, price: int) -> bool:
+    def _within(order: Any, price: int) -> bool:
         is_buy = order["side"] == Side.BUY
         return bool(price <= order["price_ticks"] if is_buy else price >= order["price_ticks"])
 
-    def _fill(self, order: np.void, lots: int, price: int) -> None:
+    def _fill(self, order: Any, lots: int, price: int) -> None:
         order["leaves_lots"] -= lots
         order["cum_lots"] += lots
         order["last_lots"], order["last_ticks"] = lots, price
         state = OrderState.PARTIALLY_FILLED if order["leaves_lots"] else OrderState.FILLED
         self._report(order, ExecEvent.FILL, state)
 
-    def _report(self, order: np.void, event: ExecEvent, state: OrderState) -> None:
+    def _report(self, order: Any, event: ExecEvent, state: OrderState) -> None:
         if state == OrderState.CANCELLED:
             order["last_lots"], order["leaves_lots"] = order["leaves_lots"], 0
         order["event"], order["state"], order["seq"] = event, state, len(self.reports) + 1

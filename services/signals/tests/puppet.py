@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-untyped-def"
 """Strategies for the tests of what surrounds a strategy: they do what the tick says."""
 
 from tickpath.signals.strategy import BUY, DAY, Param, buy, cancel, order, sell, strategy

@@ -1,13 +1,18 @@
 """What surrounds a strategy: signals, open orders, reports, back-pressure, faults."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tickpath.common.instruments import shard_of
+from tickpath.common.instruments import InstrumentTable, shard_of
 from tickpath.common.records import (
     NO_PRICE_TICKS,
     REPORT,
@@ -22,28 +27,29 @@ from tickpath.common.records import (
     pack_cl_ord_id,
 )
 from tickpath.signals.engine import Engine, Running
-from tickpath.signals.layout import MAX_INTENTS, MAX_OPEN_ORDERS, Counter, Histogram
+from tickpath.signals.layout import MAX_INTENTS, MAX_OPEN_ORDERS, OWN, Counter, Histogram
 from tickpath.signals.strategy import StrategyError, load_strategy
 
 BUY_IT, SELL_IT, CANCEL_ALL, CANCEL_BUYS, BUY_OFTEN, FAIL, ORDER_SIDE, ORDER_QTY, TELL = range(1, 10)
+Records = npt.NDArray[np.void]
 PUPPET = f"{Path(__file__).parent / 'puppet.py'}"
 
 
 @pytest.fixture(scope="module")
-def puppets(two_instruments):
+def puppets(two_instruments: InstrumentTable) -> Engine:
     """The puppet under id 5 and, after it, the bystander under id 9."""
     running = [Running(load_strategy(f"{PUPPET}:{name}"), i) for name, i in (("puppet", 5), ("bystander", 9))]
     return Engine(running, two_instruments, capacity=4)
 
 
 @pytest.fixture
-def engine(puppets):
+def engine(puppets: Engine) -> Engine:
     puppets.reset()
     return puppets
 
 
 @pytest.fixture(scope="module")
-def both(two_instruments):
+def both(two_instruments: InstrumentTable) -> Engine:
     """The two strategies that the service comes with."""
     names = ("ema_cross", "microprice")
     loaded = [load_strategy(f"tickpath.signals.strategies.{name}:{name}") for name in names]
@@ -52,7 +58,16 @@ def both(two_instruments):
     return Engine(running, two_instruments, capacity=64)
 
 
-def tick(what=0, much=0, *, seq=7, instrument=0, flags=TickFlag.QUOTE, bid=1_000_000, ask=1_000_100):
+def tick(
+    what: int = 0,
+    much: int = 0,
+    *,
+    seq: int = 7,
+    instrument: int = 0,
+    flags: int = TickFlag.QUOTE,
+    bid: int = 1_000_000,
+    ask: int = 1_000_100,
+) -> Records:
     """TICK[1] that tells the puppet what to do."""
     one = np.zeros(1, TICK)
     one["cause_seq"], one["exch_ns"], one["recv_ns"], one["decoded_ns"] = seq, 11, 22, 33
@@ -61,14 +76,14 @@ def tick(what=0, much=0, *, seq=7, instrument=0, flags=TickFlag.QUOTE, bid=1_000
     return one
 
 
-def run(engine, ticks, now_ns=100):
+def run(engine: Engine, ticks: Records, now_ns: int = 100) -> Records:
     out = np.zeros(64, SIGNAL)
     done, n = engine.run(ticks, out, now_ns)
     assert done == len(ticks)
     return out[:n]
 
 
-def report(signal, event, state, seq, **fields):
+def report(signal: Any, event: ExecEvent, state: OrderState, seq: int, **fields: int) -> Records:
     """REPORT[1] on the order of a signal."""
     one = np.zeros(1, REPORT)
     one["cl_ord_id"] = pack_cl_ord_id(*(int(signal[key]) for key in ("strategy", "shard", "cause_seq", "k")))
@@ -81,13 +96,13 @@ def report(signal, event, state, seq, **fields):
     return one
 
 
-def own(engine, row=0, instrument=0):
-    return {name: int(engine.memory["own"][row, instrument][name]) for name in engine.memory["own"].dtype.names}
+def own(engine: Engine, row: int = 0, instrument: int = 0) -> dict[str, int]:
+    return {name: int(engine.memory["own"][row, instrument][name]) for name in OWN.names or ()}
 
 
-def test_the_framework_fills_in_all_that_is_not_the_strategys_business(engine):
+def test_the_framework_fills_in_all_that_is_not_the_strategys_business(engine: Engine) -> None:
     (signal,) = run(engine, tick(BUY_IT, seq=42, instrument=1))
-    assert {name: signal[name].item() for name in SIGNAL.names} == {
+    assert {name: signal[name].item() for name in SIGNAL.names or ()} == {
         "cause_seq": 42, "exch_ns": 11, "recv_ns": 22, "decoded_ns": 33, "signalled_ns": 100,
         "price_ticks": 1_000_000, "qty_lots": 10, "bid_ticks": 1_000_000, "ask_ticks": 1_000_100, "strength": 0.5,
         "instrument": 1, "strategy": 5, "shard": shard_of("MSFT"), "action": Action.NEW, "side": Side.BUY,
@@ -95,12 +110,12 @@ def test_the_framework_fills_in_all_that_is_not_the_strategys_business(engine):
     }  # fmt: skip
 
 
-def test_signals_of_one_tick_are_numbered_from_zero_for_each_strategy(engine):
+def test_signals_of_one_tick_are_numbered_from_zero_for_each_strategy(engine: Engine) -> None:
     signals = run(engine, np.concatenate([tick(BUY_OFTEN, 3, seq=1), tick(BUY_OFTEN, 2, seq=2)]))
     assert list(zip(signals["cause_seq"], signals["k"], strict=True)) == [(1, 0), (1, 1), (1, 2), (2, 0), (2, 1)]
 
 
-def test_an_order_is_open_from_the_decision_on_and_known_by_the_id_that_the_venue_will_see(engine):
+def test_an_order_is_open_from_the_decision_on_and_known_by_the_id_that_the_venue_will_see(engine: Engine) -> None:
     (signal,) = run(engine, tick(BUY_IT))
     assert own(engine) == {
         "position_lots": 0, "open_buy_lots": 10, "open_sell_lots": 0, "buy_ticks": 1_000_000,
@@ -109,7 +124,7 @@ def test_an_order_is_open_from_the_decision_on_and_known_by_the_id_that_the_venu
     assert engine.memory["orders"][0, 0, 0]["cl_ord_id"] == pack_cl_ord_id(5, int(signal["shard"]), 7, 0)
 
 
-def test_a_strategy_reads_its_own_position_and_open_orders(engine):
+def test_a_strategy_reads_its_own_position_and_open_orders(engine: Engine) -> None:
     (signal,) = run(engine, tick(SELL_IT))
     filled = report(signal, ExecEvent.FILL, OrderState.PARTIALLY_FILLED, 1, last_lots=4, leaves_lots=6)
     assert engine.apply(filled) == 1
@@ -117,7 +132,7 @@ def test_a_strategy_reads_its_own_position_and_open_orders(engine):
     assert list(told["price_ticks"]) == [-4, 1]
 
 
-def test_reports_move_an_order_through_its_life(engine):
+def test_reports_move_an_order_through_its_life(engine: Engine) -> None:
     (signal,) = run(engine, tick(BUY_IT))
     for seq, (event, state, last, leaves, position, open_lots) in enumerate(
         [
@@ -137,7 +152,7 @@ def test_reports_move_an_order_through_its_life(engine):
     assert own(engine)["open_orders"] == 0
 
 
-def test_a_report_is_applied_once(engine):
+def test_a_report_is_applied_once(engine: Engine) -> None:
     (signal,) = run(engine, tick(BUY_IT))
     fill = report(signal, ExecEvent.FILL, OrderState.FILLED, 3, last_lots=10, leaves_lots=0)
     assert [engine.apply(fill), engine.apply(fill)] == [1, 0]
@@ -145,7 +160,7 @@ def test_a_report_is_applied_once(engine):
     assert engine.counters[Counter.REPORTS_DUPLICATE] == 1
 
 
-def test_reports_of_others_change_nothing(engine):
+def test_reports_of_others_change_nothing(engine: Engine) -> None:
     (signal,) = run(engine, tick(BUY_IT))
     before = own(engine)
     fields = [{"strategy": 6}, {"strategy": 200}, {"instrument": 2}, {"instrument": -1}]
@@ -155,7 +170,7 @@ def test_reports_of_others_change_nothing(engine):
     assert engine.counters[Counter.REPORTS_FOREIGN] == 4
 
 
-def test_a_signal_that_was_answered_without_an_order_is_forgotten_at_the_next_tick(engine):
+def test_a_signal_that_was_answered_without_an_order_is_forgotten_at_the_next_tick(engine: Engine) -> None:
     """Risk refused it: no report will ever come."""
     run(engine, tick(BUY_IT))
     engine.acknowledge(engine.signal_seq)
@@ -164,7 +179,7 @@ def test_a_signal_that_was_answered_without_an_order_is_forgotten_at_the_next_ti
     assert engine.counters[Counter.ORDERS_REFUSED] == 1
 
 
-def test_a_signal_that_became_an_order_is_not_forgotten_when_it_is_answered(engine):
+def test_a_signal_that_became_an_order_is_not_forgotten_when_it_is_answered(engine: Engine) -> None:
     (signal,) = run(engine, tick(BUY_IT))
     engine.apply(report(signal, ExecEvent.SEND, OrderState.PENDING_NEW, 1))
     engine.acknowledge(engine.signal_seq)
@@ -172,7 +187,7 @@ def test_a_signal_that_became_an_order_is_not_forgotten_when_it_is_answered(engi
     assert own(engine)["open_orders"] == 1
 
 
-def test_a_report_that_comes_after_the_answer_brings_the_order_back(engine):
+def test_a_report_that_comes_after_the_answer_brings_the_order_back(engine: Engine) -> None:
     (signal,) = run(engine, tick(BUY_IT))
     engine.acknowledge(engine.signal_seq)
     run(engine, tick())
@@ -180,7 +195,7 @@ def test_a_report_that_comes_after_the_answer_brings_the_order_back(engine):
     assert own(engine)["open_buy_lots"] == 10
 
 
-def test_a_cancel_is_sent_once_and_only_if_there_is_something_to_take_back(engine):
+def test_a_cancel_is_sent_once_and_only_if_there_is_something_to_take_back(engine: Engine) -> None:
     assert len(run(engine, tick(CANCEL_ALL))) == 0
     (buy,) = run(engine, tick(BUY_IT))
     engine.apply(report(buy, ExecEvent.ACKNOWLEDGED, OrderState.NEW, 1))
@@ -190,7 +205,7 @@ def test_a_cancel_is_sent_once_and_only_if_there_is_something_to_take_back(engin
     assert own(engine)["cancelling"] == 1
 
 
-def test_a_cancel_of_one_side_leaves_the_other_side(engine):
+def test_a_cancel_of_one_side_leaves_the_other_side(engine: Engine) -> None:
     run(engine, tick(SELL_IT))
     assert len(run(engine, tick(CANCEL_BUYS))) == 0
     run(engine, tick(BUY_IT))
@@ -200,7 +215,7 @@ def test_a_cancel_of_one_side_leaves_the_other_side(engine):
 
 
 @pytest.mark.parametrize("how", ["rejected by the venue", "answered without effect"])
-def test_a_cancel_that_did_nothing_can_be_sent_again(engine, how):
+def test_a_cancel_that_did_nothing_can_be_sent_again(engine: Engine, how: str) -> None:
     (buy,) = run(engine, tick(BUY_IT))
     engine.apply(report(buy, ExecEvent.ACKNOWLEDGED, OrderState.NEW, 1))
     run(engine, tick(CANCEL_ALL))
@@ -215,23 +230,23 @@ def test_a_cancel_that_did_nothing_can_be_sent_again(engine, how):
     ("what", "much"),
     [(ORDER_SIDE, 0), (ORDER_SIDE, 3), (ORDER_SIDE, -1), (ORDER_QTY, 0), (ORDER_QTY, -5), (ORDER_QTY, 2**31)],
 )
-def test_an_order_that_no_venue_takes_is_not_sent_but_counted(engine, what, much):
+def test_an_order_that_no_venue_takes_is_not_sent_but_counted(engine: Engine, what: int, much: int) -> None:
     assert len(run(engine, tick(what, much))) == 0
     assert engine.counters[Counter.INTENTS_INVALID] == 1
     assert own(engine)["open_orders"] == 0
 
 
-def test_a_price_out_of_range_is_not_sent_but_counted(engine):
+def test_a_price_out_of_range_is_not_sent_but_counted(engine: Engine) -> None:
     assert len(run(engine, tick(BUY_IT, bid=NO_PRICE_TICKS))) == 0
     assert engine.counters[Counter.INTENTS_INVALID] == 1
 
 
-def test_more_orders_on_a_tick_than_there_is_room_for_are_counted(engine):
+def test_more_orders_on_a_tick_than_there_is_room_for_are_counted(engine: Engine) -> None:
     assert len(run(engine, tick(BUY_OFTEN, MAX_INTENTS + 3))) == MAX_INTENTS
     assert engine.counters[Counter.INTENTS_NO_ROOM] == 3
 
 
-def test_more_open_orders_than_there_is_room_for_are_counted_and_not_sent(engine):
+def test_more_open_orders_than_there_is_room_for_are_counted_and_not_sent(engine: Engine) -> None:
     run(engine, tick(BUY_OFTEN, MAX_INTENTS, seq=1))
     run(engine, tick(BUY_OFTEN, MAX_INTENTS, seq=2))
     assert own(engine)["open_orders"] == MAX_OPEN_ORDERS == 2 * MAX_INTENTS
@@ -239,7 +254,7 @@ def test_more_open_orders_than_there_is_room_for_are_counted_and_not_sent(engine
     assert engine.counters[Counter.INTENTS_NO_ROOM] == 1
 
 
-def test_a_report_for_which_no_slot_is_free_still_moves_the_position_and_is_counted(engine):
+def test_a_report_for_which_no_slot_is_free_still_moves_the_position_and_is_counted(engine: Engine) -> None:
     run(engine, tick(BUY_OFTEN, MAX_INTENTS, seq=1))
     (*_, last) = run(engine, tick(BUY_OFTEN, MAX_INTENTS, seq=2))
     last["cause_seq"] = 3
@@ -249,7 +264,7 @@ def test_a_report_for_which_no_slot_is_free_still_moves_the_position_and_is_coun
 
 
 @pytest.mark.parametrize("why", ["service paused", TickFlag.HALTED, TickFlag.SUSPECT])
-def test_nothing_new_is_sent_when_paused_or_not_tradable_but_cancels_are(engine, why):
+def test_nothing_new_is_sent_when_paused_or_not_tradable_but_cancels_are(engine: Engine, why: Any) -> None:
     flags = TickFlag.QUOTE if isinstance(why, str) else TickFlag.QUOTE | why
     (buy,) = run(engine, tick(BUY_IT))
     engine.mute(isinstance(why, str))
@@ -262,13 +277,13 @@ def test_nothing_new_is_sent_when_paused_or_not_tradable_but_cancels_are(engine,
     assert buy["action"] == Action.NEW
 
 
-def test_ticks_of_unknown_instruments_are_dropped_and_counted(engine):
+def test_ticks_of_unknown_instruments_are_dropped_and_counted(engine: Engine) -> None:
     assert len(run(engine, np.concatenate([tick(BUY_IT, instrument=i) for i in (-1, 2, 2**31 - 1)]))) == 0
     assert engine.counters[Counter.TICKS_UNKNOWN_INSTRUMENT] == 3
     assert engine.counters[Counter.TICKS] == 0
 
 
-def test_a_strategy_that_fails_is_switched_off_where_it_failed_and_its_orders_are_taken_back(engine):
+def test_a_strategy_that_fails_is_switched_off_where_it_failed_and_its_orders_are_taken_back(engine: Engine) -> None:
     run(engine, tick(BUY_IT, seq=1))
     signals = run(engine, tick(FAIL, 4, seq=2))
     assert [(s["strategy"], s["action"]) for s in signals] == [(5, Action.CANCEL), (9, Action.NEW)]
@@ -278,7 +293,7 @@ def test_a_strategy_that_fails_is_switched_off_where_it_failed_and_its_orders_ar
     assert len(run(engine, tick(BUY_IT, seq=4, instrument=1))) == 1
 
 
-def test_ticks_wait_when_there_is_no_room_and_nothing_is_lost_or_sent_twice(engine):
+def test_ticks_wait_when_there_is_no_room_and_nothing_is_lost_or_sent_twice(engine: Engine) -> None:
     """Room for the worst case of one tick and no more: each call does what surely fits."""
     ticks = np.concatenate([tick(BUY_OFTEN, 3, seq=seq) for seq in range(1, 6)])
     out = np.zeros(engine.room, SIGNAL)
@@ -292,14 +307,14 @@ def test_ticks_wait_when_there_is_no_room_and_nothing_is_lost_or_sent_twice(engi
     assert engine.run(tick(), out[: engine.room - 1], 100) == (0, 0)
 
 
-def test_hops_are_timed_for_ticks_and_signals(engine):
+def test_hops_are_timed_for_ticks_and_signals(engine: Engine) -> None:
     run(engine, np.concatenate([tick(), tick(BUY_IT)]), now_ns=133)
     count, total = engine.hist[Histogram.DECODE_TO_STRATEGY, :2]
     assert (count, total) == (2, 200)
     assert list(engine.hist[Histogram.DECODE_TO_SIGNAL, :2]) == [1, 100]
 
 
-def test_only_the_chosen_symbols_are_traded(two_instruments):
+def test_only_the_chosen_symbols_are_traded(two_instruments: InstrumentTable) -> None:
     chosen = [
         Running(load_strategy(f"{PUPPET}:puppet"), 5, {"lots": 3}, ["MSFT"]),
         Running(load_strategy(f"{PUPPET}:bystander"), 9),
@@ -309,18 +324,20 @@ def test_only_the_chosen_symbols_are_traded(two_instruments):
     assert [(s["instrument"], s["qty_lots"]) for s in signals] == [(1, 3)]
 
 
-def test_an_unknown_symbol_stops_the_start_and_says_what_there_is(two_instruments):
+def test_an_unknown_symbol_stops_the_start_and_says_what_there_is(two_instruments: InstrumentTable) -> None:
     with pytest.raises(StrategyError, match=r"strategy puppet \(puppet.py, line \d+\): .*GOOG; there are AAPL, MSFT"):
         Engine([Running(load_strategy(f"{PUPPET}:puppet"), 5, {}, ["GOOG"])], two_instruments)
 
 
-def test_a_strategy_that_looks_back_further_than_the_series_reaches_stops_the_start(two_instruments):
+def test_a_strategy_that_looks_back_further_than_the_series_reaches_stops_the_start(
+    two_instruments: InstrumentTable,
+) -> None:
     micro = load_strategy("tickpath.signals.strategies.microprice:microprice")
     with pytest.raises(StrategyError, match=r"looks back 65 ticks; signals\.series_capacity keeps 64"):
         Engine([Running(micro, 1, {"window": 63})], two_instruments, capacity=64)
 
 
-def _one_by_one(engine, ticks, venue):
+def _one_by_one(engine: Engine, ticks: Records, venue: Any) -> tuple[Records, list[Any]]:
     """Run tick by tick against a venue: (signals, [(tick index, reports, acknowledged)])."""
     engine.reset()
     out, signals, inputs = np.zeros(engine.room, SIGNAL), [], []
@@ -328,8 +345,7 @@ def _one_by_one(engine, ticks, venue):
         done, n = engine.run(ticks[index : index + 1], out, 100)
         assert done == 1
         signals.append(out[:n].copy())
-        answers = [venue.on_tick(ticks[index]), *(venue.take(signal) for signal in out[:n])]
-        answers = np.concatenate(answers)
+        answers = np.concatenate([venue.on_tick(ticks[index]), *(venue.take(signal) for signal in out[:n])])
         if len(answers):
             engine.apply(answers)
             engine.acknowledge(engine.signal_seq)
@@ -338,7 +354,9 @@ def _one_by_one(engine, ticks, venue):
 
 
 @pytest.fixture(scope="module")
-def reference(both, random_ticks, make_venue):
+def reference(
+    both: Engine, random_ticks: Callable[..., Records], make_venue: Callable[[], Any]
+) -> tuple[Records, Records, list[Any], npt.NDArray[np.uint8]]:
     """A run, tick by tick, of both strategies: (ticks, signals, inputs, memory at the end)."""
     ticks = random_ticks(1500, seed=3)
     signals, inputs = _one_by_one(both, ticks, make_venue())
@@ -348,8 +366,8 @@ def reference(both, random_ticks, make_venue):
 @settings(deadline=None, max_examples=25)
 @given(cuts=st.lists(st.integers(1, 300), min_size=1, max_size=20), spare=st.integers(0, 40))
 def test_the_same_ticks_give_the_same_signals_and_state_however_they_are_cut_into_batches(
-    both, reference, cuts, spare
-):
+    both: Engine, reference: Any, cuts: list[int], spare: int
+) -> None:
     """Bit for bit, with reports arriving between the same ticks, and with `out` too small for a batch."""
     ticks, signals, inputs, memory = reference
     assert {1, 2} == set(signals["strategy"].tolist())
@@ -370,37 +388,39 @@ def test_the_same_ticks_give_the_same_signals_and_state_however_they_are_cut_int
 
 
 def test_position_is_the_sum_of_fills_and_open_lots_are_those_of_the_venue_after_every_report(
-    both, random_ticks, make_venue
-):
+    both: Engine, random_ticks: Callable[..., Records], make_venue: Callable[[], Any]
+) -> None:
     both.reset()
     paper_venue = make_venue()
-    out = np.zeros(both.room, SIGNAL)
+    out, held, told = np.zeros(both.room, SIGNAL), {}, 0
     for one in random_ticks(1500, seed=4):
         _, n = both.run(np.array([one], TICK), out, 100)
         for answers in (paper_venue.on_tick(one), *(paper_venue.take(signal) for signal in out[:n])):
             both.apply(answers)
+        for r in paper_venue.reports[told:]:
+            if r["event"] == ExecEvent.FILL:
+                key = (int(r["strategy"]), int(r["instrument"]))
+                held[key] = held.get(key, 0) + int(r["last_lots"]) * (1 if r["side"] == Side.BUY else -1)
+        told = len(paper_venue.reports)
         for row, strategy in enumerate((1, 2)):
             for instrument in range(2):
                 key = (strategy, instrument)
-                fills = [
-                    r for r in paper_venue.reports
-                    if (r["strategy"], r["instrument"]) == key and r["event"] == ExecEvent.FILL
-                ]  # fmt: skip
-                held = sum(int(r["last_lots"]) * (1 if r["side"] == Side.BUY else -1) for r in fills)
                 resting = [o for o in paper_venue.open.values() if (o["strategy"], o["instrument"]) == key]
                 mine = own(both, row, instrument)
-                assert mine["position_lots"] == held
+                assert mine["position_lots"] == held.get(key, 0)
                 assert mine["open_orders"] == len(resting)
                 assert mine["open_buy_lots"] + mine["open_sell_lots"] == sum(int(o["leaves_lots"]) for o in resting)
     assert sum(r["event"] == ExecEvent.FILL for r in paper_venue.reports) > 50
 
 
-def test_a_restarted_service_rebuilds_what_it_owns_from_the_reports_of_the_day(both, reference, two_instruments):
+def test_a_restarted_service_rebuilds_what_it_owns_from_the_reports_of_the_day(
+    both: Engine, reference: Any, two_instruments: InstrumentTable
+) -> None:
     _, _, inputs, memory = reference
     both.reset()
     for _, answers, _ in inputs:
         both.apply(answers)
-    rebuilt = {name: both.memory["own"][name].copy() for name in both.memory["own"].dtype.names}
+    rebuilt = {name: both.memory["own"][name].copy() for name in OWN.names or ()}
     both.memory.bytes[:] = memory
     for name, values in rebuilt.items():
         if name not in ("in_flight", "cancelling"):

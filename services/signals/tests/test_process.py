@@ -28,6 +28,7 @@ from tickpath.signals.layout import Counter
 
 Records = npt.NDArray[np.void]
 ROOT = Path(__file__).parents[3]
+TOKEN = "of-the-test"  # noqa: S105 - of a service that lives as long as its test
 PUPPET = Path(__file__).parent / "puppet.py"
 
 CONFIG = """
@@ -72,6 +73,7 @@ class Pipeline:
         self.risk = LogReceiver(self.context, config.link_addresses("signals"), RecordKind.SIGNAL, "risk", links)
         self.start_exec()
         env = {**os.environ, CONFIG_ENV: str(config.instruments.parent / "tickpath.toml")}
+        env["TICKPATH_ADMIN__TOKEN"] = TOKEN
         self.process = subprocess.Popen([sys.executable, "-m", "tickpath.signals"], env=env)
         self.signals: list[Any] = []
         self.answering = True
@@ -106,6 +108,10 @@ class Pipeline:
 
     def get(self, path: str) -> Any:
         return httpx.get(f"http://127.0.0.1:{self.config.signals.http_port}{path}", timeout=5)
+
+    def post(self, path: str) -> Any:
+        url = f"http://127.0.0.1:{self.config.signals.http_port}{path}"
+        return httpx.post(url, headers={"Authorization": f"Bearer {TOKEN}"}, timeout=5)
 
     def ready(self) -> bool:
         try:
@@ -201,6 +207,15 @@ def test_the_life_of_the_service(pipeline: Pipeline) -> None:
     causes = [(int(s["cause_seq"]), int(s["k"])) for s in pipeline.signals]
     assert causes == sorted(set(causes))
 
+    # Paused, a strategy sees the tick and sends nothing new; resumed, it does.
+    assert pipeline.post("/control/pause").is_success
+    pipeline.tick(8, what=2)
+    pipeline.until(lambda: pipeline.counter(Counter.INTENTS_MUTED) == 1)
+    assert pipeline.post("/control/resume").is_success
+    pipeline.tick(9, what=2)
+    pipeline.until(lambda: len(pipeline.signals) == new + 1)
+    assert pipeline.signals[-1]["cause_seq"] == 9
+
     # Exec begins another life with another journal: what the strategies own is rebuilt from it.
     pipeline.exec.close()
     pipeline.start_exec()
@@ -219,7 +234,7 @@ def test_the_life_of_the_service(pipeline: Pipeline) -> None:
         (
             f'[[signals.strategies]]\npath = "{PUPPET}:puppet"\nid = 1\nparams = {{ lot = 5 }}\n'
             f'[[signals.strategies]]\npath = "{PUPPET}:nobody"\nid = 2',
-            "id 1: strategy puppet (puppet.py, line 6): there is no parameter 'lot'; there are lots, factor, loud",
+            "id 1: strategy puppet (puppet.py, line 7): there is no parameter 'lot'; there are lots, factor, loud",
         ),
         (
             f'[[signals.strategies]]\npath = "{PUPPET}:puppet"\nid = 1\ninstruments = ["X"]',
