@@ -29,6 +29,7 @@ import numpy.typing as npt
 
 from tickpath.common.kernels.hist import record
 from tickpath.common.protocols.moldudp64 import end_of_session, heartbeat, session_id
+from tickpath.sim.direct import direct
 from tickpath.sim.kernels import wire
 from tickpath.sim.layout import Counter, Fault
 from tickpath.sim.sources.tape import Tape
@@ -46,10 +47,11 @@ HEARTBEAT_NS: Final = 1_000_000_000
 QUANTUM_NS: Final = 50_000
 
 #: Most work of one turn, so that order entry never waits longer than about 200 µs.
-_DATAGRAMS_PER_TURN: Final = 16
-_MESSAGES_PER_TURN: Final = 1000
+_DATAGRAMS_PER_TURN: Final = 12
+_MESSAGES_PER_TURN: Final = 500
 
 _FOREVER: Final = 2**62
+_pack, _transmit = direct(wire.pack), direct(wire.transmit)
 _CLEAR_SPACING_NS: Final = 50_000
 _MIN_DATAGRAM: Final = 22  # header and the length of one message
 
@@ -137,6 +139,7 @@ class Player:
         counters[Counter.NEXT_SEQUENCE] = 1
         self._address_bytes, self._socket = _open(host, port, interface, ttl, size)
         self._peer = (host, port)
+        self._check_types()
 
     @property
     def next_sequence(self) -> int:
@@ -211,7 +214,7 @@ class Player:
             self._not_before_ns = now_ns + QUANTUM_NS
         plan[wire.UNTIL_INDEX] = until
         plan[wire.UNTIL_TIME] = until_time
-        n = wire.pack(
+        n = _pack(
             segment.data, segment.offsets, segment.time_ns, self._session_bytes, plan, self._buffer, self._packets
         )
         self._send(0, n, now_ns)
@@ -223,7 +226,7 @@ class Player:
         return last - first
 
     def _send(self, first: int, last: int, now_ns: int) -> None:
-        done = wire.transmit(
+        done = _transmit(
             self._socket.fileno(),
             self._address_bytes.ctypes.data,
             self._buffer,
@@ -291,6 +294,16 @@ class Player:
         except OSError:
             self._counters[Counter.SEND_ERRORS] += 1
         self._sent_ns = now_ns
+
+    def _check_types(self) -> None:
+        """See `direct`: TypeError when the arrays are not what the kernels were compiled for."""
+        tape, plan = self._tape, self._plan.copy()
+        plan[wire.UNTIL_INDEX] = 0
+        wire.pack(tape.data, tape.offsets, tape.time_ns, self._session_bytes, plan, self._buffer, self._packets)
+        wire.transmit(
+            -1, 0, self._buffer, self._packets, 0, 0, self.out_ns, self._counters, self._faults, self._wire,
+            self._held, self._clock,
+        )  # fmt: skip
 
     def _publish_state(self) -> None:
         self._counters[Counter.PLAYING] = self.playing

@@ -34,6 +34,7 @@ from tickpath.common.protocols import ouch50 as ouch
 from tickpath.common.protocols.ouch50 import Reject, Tag
 from tickpath.common.protocols.soupbintcp import SequencedLog
 from tickpath.common.protocols.wire import RemoteProtocolError
+from tickpath.sim.direct import direct
 from tickpath.sim.kernels import matching
 from tickpath.sim.kernels.matching import Exchange
 from tickpath.sim.layout import Counter, OrderStatus
@@ -46,6 +47,9 @@ _CENT: Final = 100
 _DAY, _IOC = "0", "3"
 
 Fields = dict[str, Any]
+
+_played, _enter, _reduce = direct(matching.played), direct(matching.enter), direct(matching.reduce)
+_find_live, _measure = direct(matching.find_live), direct(matching.measure)
 
 
 @dataclass(slots=True)
@@ -124,6 +128,7 @@ class Venue:
         for symbol, index in self._ids.items():
             exchange.book.locate[locates[symbol]] = index
         self._state[matching.EXCH_NS] = clock_ns
+        self._check_types()
 
     def account(self, username: str) -> int:
         """Number of a user, made when it is new."""
@@ -144,7 +149,7 @@ class Venue:
     def played(self, segment: Segment, first: int, last: int, shift_ns: int) -> None:
         """Messages `first` to `last` of the segment have been published."""
         while first < last:
-            first = matching.played(self.exchange, segment.data, segment.offsets, first, last, shift_ns)
+            first = _played(self.exchange, segment.data, segment.offsets, first, last, shift_ns)
             self._report_fills()
         if bool(self._state[matching.CLOSED]) != self.closed:
             self.set_closed(closed=not self.closed)
@@ -185,8 +190,8 @@ class Venue:
             self._counters[Counter.ORDERS_RECEIVED] += 1
             if self._player is not None and decoded.fields["user_ref_num"] > self._channels[channel].last_ref:
                 self._id_bytes[:] = message[_CL_ORD_ID_AT : _CL_ORD_ID_AT + ouch.CL_ORD_ID_SIZE]
-                matching.measure(
-                    self.exchange,
+                _measure(
+                    self._counters,
                     self._id_array,
                     arrived_ns,
                     self._player.next_sequence,
@@ -229,7 +234,7 @@ class Venue:
 
     def _replace(self, number: int, fields: Fields, options: dict[int, Any], arrived_ns: int) -> None:
         channel = self._channels[number]
-        old = matching.find_live(self.exchange, number, fields["orig_user_ref_num"])
+        old = _find_live(self.exchange, number, fields["orig_user_ref_num"])
         user_ref = fields["user_ref_num"]
         if old < 0 or user_ref <= channel.last_ref:
             self._counters[Counter.IGNORED] += 1
@@ -251,12 +256,12 @@ class Venue:
         self._accepted(slot, fields)
 
     def _cancel(self, number: int, fields: Fields, _options: dict[int, Any], _arrived_ns: int) -> None:
-        slot = matching.find_live(self.exchange, number, fields["user_ref_num"])
+        slot = _find_live(self.exchange, number, fields["user_ref_num"])
         if slot < 0 or not self._cancel_to(slot, fields["quantity"], "U"):
             self._counters[Counter.IGNORED] += 1
 
     def _modify(self, number: int, fields: Fields, _options: dict[int, Any], _arrived_ns: int) -> None:
-        slot = matching.find_live(self.exchange, number, fields["user_ref_num"])
+        slot = _find_live(self.exchange, number, fields["user_ref_num"])
         if slot < 0:
             self._counters[Counter.IGNORED] += 1
             return
@@ -270,7 +275,7 @@ class Venue:
                 ouch.CANCEL_REJECT.encode(channel.options, timestamp=self._now, user_ref_num=fields["user_ref_num"]),
             )
             return
-        matching.reduce(self.exchange, slot, fields["quantity"])
+        _reduce(self.exchange, slot, fields["quantity"])
         order["side"] = ord(new)
         self._report(
             channel.session,
@@ -320,6 +325,14 @@ class Venue:
 
     # --- helpers -----------------------------------------------------------------------------------------------
 
+    def _check_types(self) -> None:
+        """See `direct`: TypeError when the arrays are not what the kernels were compiled for."""
+        none = np.zeros(1, np.int64)
+        matching.played(self.exchange, np.zeros(1, np.uint8), none, 0, 0, 0)
+        matching.find_live(self.exchange, 0, 0)
+        scratch = np.zeros(len(Counter), np.int64)
+        matching.measure(scratch, self._id_array, 0, 1, none, self._seen[:1].copy(), self._hist)
+
     @property
     def _now(self) -> int:
         return int(self._state[matching.EXCH_NS])
@@ -363,7 +376,7 @@ class Venue:
         limit = (ouch.MARKET_PRICE if buy else 0) if market else price
         may_rest = fields["time_in_force"] == _DAY and not market
         self._state[matching.N_FILLS] = 0
-        slot: int = matching.enter(
+        slot: int = _enter(
             self.exchange,
             number,
             fields["user_ref_num"],
@@ -434,7 +447,7 @@ class Venue:
 
     def _cancel_to(self, slot: int, qty: int, reason: str) -> bool:
         """Cancel down to `qty` of the chain; False when that takes nothing off."""
-        gone: int = matching.reduce(self.exchange, slot, qty)
+        gone: int = _reduce(self.exchange, slot, qty)
         if gone:
             self._report_cancel(slot, gone, reason)
         return gone > 0

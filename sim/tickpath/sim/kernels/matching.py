@@ -216,8 +216,6 @@ def _can_take(ex, row, price4):
 @inlined
 def _shrink(ex, row, price4, lots):
     """A played level lost lots: the taken ones first."""
-    if ex.taken_levels[row] == 0:
-        return
     taken = ex.taken
     slot = _taken_slot(ex, _taken_key(row, price4))
     if taken[slot].key == 0:
@@ -407,8 +405,10 @@ def played(ex, data, offsets, first, last, shift_ns):
             # Something happened to an order of the book: E C X D, or the old one of a U.
             gone = before - (0 if kind == _U else event[EV_LEAVES_LOTS])
             price = event[EV_ORDER_PRICE_TICKS]
-            if gone > 0:
-                _shrink(ex, 2 * instrument + side - 1, price, gone)
+            row = 2 * instrument + side - 1
+            # Asked here and not in _shrink: a call that hands over all of `ex` costs more than the rest of the message.
+            if gone > 0 and ex.taken_levels[row] > 0:
+                _shrink(ex, row, price, gone)
             if ex.heads[instrument] >= 0:
                 if event[EV_PRINT]:
                     _hit(ex, instrument, side == _BUY, price, gone, event[EV_ARRIVAL])
@@ -615,23 +615,13 @@ def reduce(ex, slot, qty):
     return gone
 
 
-@kernel(
-    numba.int64(
-        EXCHANGE,
-        numba.uint8[::1],
-        _I64,
-        _I64,
-        numba.int64[::1],
-        numba.int64[::1],
-        numba.int64[::1],
-    )
-)
-def measure(ex, text, arrived_ns, next_seq, out_ns, seen, hist):
+@kernel(numba.int64(_INTS, numba.uint8[::1], _I64, _I64, _INTS, _INTS, _INTS))
+def measure(counters, text, arrived_ns, next_seq, out_ns, seen, hist):
     """Tick-to-order time of the order with the client order id `text`, uint8[14]; returns the id, -1 if foreign.
 
     `out_ns` holds when each message left (see `wire.transmit`), `next_seq` the number that none has yet. `seen` is a
     hash table of the ids entered so far, int64[power of two]; where it is crowded a new id overwrites an old one. An
-    id seen before is counted as a duplicate and not measured.
+    id seen before is counted as a duplicate and not measured. `counters` int64[len(Counter)].
     """
     cl_ord_id = read_cl_ord_id(text, 0)
     key = cl_ord_id
@@ -642,7 +632,7 @@ def measure(ex, text, arrived_ns, next_seq, out_ns, seen, hist):
             blank = blank and text[i] == 32
             key = (key * 257 + text[i]) & (2**62 - 1)
         if blank:
-            ex.counters[Counter.UNMATCHED_CAUSES] += 1
+            counters[Counter.UNMATCHED_CAUSES] += 1
             return -1
         mask = len(seen) - 1
     spread = key * _GOLDEN
@@ -651,14 +641,14 @@ def measure(ex, text, arrived_ns, next_seq, out_ns, seen, hist):
     for i in range(16):
         slot = (home + i) & mask
         if seen[slot] == key:
-            ex.counters[Counter.DUPLICATES] += 1
+            counters[Counter.DUPLICATES] += 1
             return cl_ord_id
         if seen[slot] == 0:
             break
     seen[slot] = key
     cause = cause_seq_of(cl_ord_id)
     if cl_ord_id < 0 or cause <= 0 or cause >= next_seq or cause < next_seq - len(out_ns):
-        ex.counters[Counter.UNMATCHED_CAUSES] += 1
+        counters[Counter.UNMATCHED_CAUSES] += 1
     else:
         record(hist, arrived_ns - out_ns[cause & (len(out_ns) - 1)])
     return cl_ord_id
