@@ -178,7 +178,9 @@ class Risk(Stage):
     def _decide(self) -> bool:
         s = self.state
         worked = False
-        while self.waiting and not len(self.left):
+        # Before the journal was replayed nobody knows which signals were decided in an earlier life, or what a CANCEL
+        # should take back; they wait. (Later, when exec is away, new orders are refused: POSITION_UNKNOWN.)
+        while self.waiting and self.reports.caught_up and not len(self.left):
             first, signals = self.waiting[0]
             self.state.core[Core.REFUSE_NEW] = self.drain_until_ns > 0 or self.control[Control.PAUSED] != 0
             done, n = evaluate(
