@@ -27,7 +27,7 @@ def _table(*columns: str) -> Table:
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        table.add_column(column, no_wrap=True)
+        table.add_column(column, vertical="bottom")
     return table
 
 
@@ -120,7 +120,7 @@ def _limit_tables(answer: Mapping[str, Any]) -> list[Table]:
     for key, limits in scopes.items():
         fields = tuple(limits)
         if fields not in by_fields:
-            by_fields[fields] = _table("scope", *fields)
+            by_fields[fields] = _table("scope", *(field.replace("_", " ") for field in fields))
             tables.append(by_fields[fields])
         by_fields[fields].add_row(key, *(str(limits[field]) for field in fields))
     return tables
