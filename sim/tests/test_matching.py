@@ -90,7 +90,10 @@ def test_cancels_ahead_shorten_the_queue_and_those_behind_do_not(market: Any) ->
     market.add(1, "B", 100, P10)
     market.enter("B", 50, P10, "0")
     market.add(2, "B", 70, P10)
-    ahead = lambda: int(market.exchange.orders["ahead_lots"][market.exchange.heads[0]])  # noqa: E731
+
+    def ahead() -> int:
+        return int(market.exchange.orders["ahead_lots"][market.exchange.heads[0]])
+
     assert ahead() == 100
     market.play(itch.order_cancel(L, T, 2, 30))
     assert ahead() == 100

@@ -115,6 +115,9 @@ class Venue:
         self._texts: npt.NDArray[Any] = exchange.orders["cl_ord_id"]
         self._displays: npt.NDArray[Any] = exchange.orders["display"]
         self._capacities: npt.NDArray[Any] = exchange.orders["capacity"]
+        self._tifs: npt.NDArray[Any] = exchange.orders["tif"]
+        self._sessions: npt.NDArray[Any] = exchange.orders["session"]
+        self._user_refs: npt.NDArray[Any] = exchange.orders["user_ref"]
         self._handlers: Final[dict[str, Callable[[int, Fields, dict[int, Any], int], None]]] = {
             "O": self._enter,
             "U": self._replace,
@@ -230,7 +233,7 @@ class Venue:
             return
         self._displays[slot] = ord(fields["display"])
         self._capacities[slot] = ord(fields["capacity"])
-        self._accepted(slot, fields)
+        self._accepted(channel, slot, fields, {**fields, "executed": 0})
 
     def _replace(self, number: int, fields: Fields, options: dict[int, Any], arrived_ns: int) -> None:
         channel = self._channels[number]
@@ -253,7 +256,13 @@ class Venue:
         channel.last_ref = user_ref
         self._displays[slot] = ord(fields["display"])
         self._capacities[slot] = self._capacities[old]
-        self._accepted(slot, fields)
+        kept = {
+            "side": side,
+            "symbol": self.symbols[instrument],
+            "capacity": chr(self._capacities[old]),
+            "executed": executed,
+        }
+        self._accepted(channel, slot, fields, kept)
 
     def _cancel(self, number: int, fields: Fields, _options: dict[int, Any], _arrived_ns: int) -> None:
         slot = _find_live(self.exchange, number, fields["user_ref_num"])
@@ -391,59 +400,58 @@ class Venue:
         )
         if slot >= 0:
             self._texts[slot] = fields["cl_ord_id"].encode("latin-1")
-            self.exchange.orders[slot]["tif"] = ord(fields["time_in_force"])
+            self._tifs[slot] = ord(fields["time_in_force"])
         return slot
 
-    def _accepted(self, slot: int, fields: Fields) -> None:
-        """Report a new order or replacement, what it traded, and what could not rest."""
-        order = self.exchange.orders[slot]
-        channel = self._channels[order["session"]]
+    def _accepted(self, channel: Channel, slot: int, fields: Fields, kept: Fields) -> None:
+        """Report a new order or replacement, what it traded, and what could not rest.
+
+        `kept` is what a replacement does not state: side, symbol, capacity, and the lots executed before.
+        """
         remainder = int(self._state[matching.REMAINDER])
-        n = int(self._state[matching.N_FILLS])
-        filled = int(self.exchange.fills["lots"][:n].sum())
-        common = {
-            "timestamp": self._now,
-            "user_ref_num": fields["user_ref_num"],
-            "side": chr(order["side"]),
-            "quantity": int(order["leaves_lots"]) + remainder + filled,
-            "symbol": self.symbols[order["instrument"]],
-            "price": fields["price"],
-            "time_in_force": fields["time_in_force"],
-            "display": fields["display"],
-            "order_reference_number": int(order["order_ref"]),
-            "capacity": chr(self._capacities[slot]),
-            "iso": fields["iso"],
-            "cross_type": "N",
-            "order_state": "L",
-            "cl_ord_id": fields["cl_ord_id"],
-        }
-        if "orig_user_ref_num" in fields:
-            common["orig_user_ref_num"] = fields["orig_user_ref_num"]
-            self._report(channel.session, ouch.ORDER_REPLACED.encode(channel.options, **common))
-        else:
-            self._report(channel.session, ouch.ORDER_ACCEPTED.encode(channel.options, **common))
+        report = ouch.ORDER_REPLACED if "orig_user_ref_num" in fields else ouch.ORDER_ACCEPTED
+        more = {"orig_user_ref_num": fields["orig_user_ref_num"]} if report is ouch.ORDER_REPLACED else {}
+        message = report.encode(
+            channel.options,
+            timestamp=self._now,
+            user_ref_num=fields["user_ref_num"],
+            side=kept["side"],
+            quantity=fields["quantity"] - kept["executed"],
+            symbol=kept["symbol"],
+            price=fields["price"],
+            time_in_force=fields["time_in_force"],
+            display=fields["display"],
+            order_reference_number=int(self._state[matching.ORDER_REF]),
+            capacity=kept["capacity"],
+            iso=fields["iso"],
+            cross_type="N",
+            order_state="L",
+            cl_ord_id=fields["cl_ord_id"],
+            **more,
+        )
+        self._report(channel.session, message)
         self._report_fills()
         if remainder:
             self._report_cancel(slot, remainder, "I")
 
     def _report_fills(self) -> None:
         n = int(self._state[matching.N_FILLS])
-        for slot, lots, price, match, flag in self.exchange.fills[:n].tolist():
-            order = self.exchange.orders[slot]
-            channel = self._channels[order["session"]]
-            self._report(
-                channel.session,
-                ouch.ORDER_EXECUTED.encode(
-                    channel.options,
-                    timestamp=self._now,
-                    user_ref_num=int(order["user_ref"]),
-                    quantity=lots,
-                    price=price,
-                    liquidity_flag=chr(flag),
-                    match_number=match,
-                ),
-            )
+        if n == 0:
+            return
         self._state[matching.N_FILLS] = 0
+        now = self._now
+        for slot, lots, price, match, flag in self.exchange.fills[:n].tolist():
+            channel = self._channels[self._sessions[slot]]
+            message = ouch.ORDER_EXECUTED.encode(
+                channel.options,
+                timestamp=now,
+                user_ref_num=int(self._user_refs[slot]),
+                quantity=lots,
+                price=price,
+                liquidity_flag=chr(flag),
+                match_number=match,
+            )
+            self._report(channel.session, message)
 
     def _cancel_to(self, slot: int, qty: int, reason: str) -> bool:
         """Cancel down to `qty` of the chain; False when that takes nothing off."""
@@ -453,14 +461,13 @@ class Venue:
         return gone > 0
 
     def _report_cancel(self, slot: int, lots: int, reason: str) -> None:
-        order = self.exchange.orders[slot]
-        channel = self._channels[order["session"]]
+        channel = self._channels[self._sessions[slot]]
         self._report(
             channel.session,
             ouch.ORDER_CANCELED.encode(
                 channel.options,
                 timestamp=self._now,
-                user_ref_num=int(order["user_ref"]),
+                user_ref_num=int(self._user_refs[slot]),
                 quantity=lots,
                 reason=reason,
             ),

@@ -406,7 +406,7 @@ def played(ex, data, offsets, first, last, shift_ns):
             gone = before - (0 if kind == _U else event[EV_LEAVES_LOTS])
             price = event[EV_ORDER_PRICE_TICKS]
             row = 2 * instrument + side - 1
-            # Asked here and not in _shrink: a call that hands over all of `ex` costs more than the rest of the message.
+            # Asked here, not in _shrink: a call that hands over all of `ex` costs more than the rest of a message.
             if gone > 0 and ex.taken_levels[row] > 0:
                 _shrink(ex, row, price, gone)
             if ex.heads[instrument] >= 0:
