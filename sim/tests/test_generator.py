@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tickpath.common.kernels.book import ST_CROSSED, ST_MAX_LIVE_ORDERS, Book, Result, apply_blocks
 from tickpath.common.protocols import itch50
 from tickpath.sim.sources.generator import OPENING_NS, generate_tape
 from tickpath.sim.sources.tape import DataFileError, Tape
@@ -108,6 +109,19 @@ def test_a_default_market_is_consistent_tight_and_has_everything() -> None:
     assert set(tape.counts) == set("SRHAEXDUP")
     assert tape.counts["E"] > 0.02 * len(tape)
     assert len(tape.symbols) == 24
+
+
+def test_the_feed_handlers_book_takes_every_message_of_a_whole_minute() -> None:
+    tape = generate_tape(4)
+    assert len(tape) == 1_200_000
+    book = Book.create(24, 1 << 15, 1 << 12)
+    for instrument, locate in enumerate(tape.symbols.values()):
+        book.locate[locate] = instrument
+    assert apply_blocks(book, tape.data, 0, len(tape)) == len(tape.data)
+    assert set(book.results()) == {Result.OK}
+    assert book.message_counts() == tape.counts
+    assert book.stats[ST_CROSSED] == 0
+    assert book.stats[ST_MAX_LIVE_ORDERS] < 24 * 512
 
 
 @given(st.integers(0, 2**64), st.integers(1, 40), st.floats(0.01, 30), st.integers(100, 2500))

@@ -18,6 +18,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tickpath.common.kernels.book import ST_CROSSED, Book, Result, apply_blocks
 from tickpath.common.protocols import itch50
 from tickpath.sim.sources.kernels.lobster import SYNTHETIC
 from tickpath.sim.sources.load import load_tape
@@ -183,6 +184,20 @@ def test_a_file_of_few_levels_alone_is_played_without_crossing(path: Path, tmp_p
         book.apply(tape.message(i))
         assert not book.is_crossed()
     assert book.volume["E"] + book.volume["P"] == oracle["traded_volume"]
+
+
+@needs_data
+def test_the_feed_handlers_book_takes_every_message_of_two_merged_files() -> None:
+    tape = load_tape([AAPL, AMZN])
+    book = Book.create(2, 1 << 16, 1 << 14)
+    book.locate[1], book.locate[2] = 0, 1
+    assert apply_blocks(book, tape.data, 0, len(tape)) == len(tape.data)
+    assert set(book.results()) == {Result.OK}
+    assert book.message_counts() == tape.counts
+    assert book.stats[ST_CROSSED] == 0
+    for instrument, path in enumerate((AAPL, AMZN)):
+        final = oracle_of(path)["final_bbo"]
+        assert book.bbo(instrument) == (final["bid"], final["bid_size"], final["ask"], final["ask_size"])
 
 
 @needs_data
@@ -405,6 +420,16 @@ def test_compressed_files_find_their_orderbook_however_that_is_compressed(tmp_pa
     tape = load_tape([tmp_path / (NAME + ".zst")])
     assert tape.findings["announced_orders"] == 1
     assert "orderbook of 1 levels" in tape.source
+
+
+def test_a_book_that_is_new_in_every_row_is_announced_and_taken_back_however_often(tmp_path: Path) -> None:
+    n, path, orderbook = 200, tmp_path / NAME, tmp_path / "orderbook.csv"
+    rows = [[1000 + 4 * k, 5, 990 + 4 * k, 6, 1001 + 4 * k, 7, 989 + 4 * k, 8] for k in range(n)]
+    orderbook.write_text("".join(",".join(map(str, row)) + "\n" for row in rows))
+    text = np.frombuffer(b"34200,5,0,1,995,1\n" * n, np.uint8).copy()
+    tape, row_ends = encode_lobster(path, text, orderbook, 1)
+    assert list(books(tape, row_ends, 2, Counter())) == rows
+    assert tape.findings["announced_orders"] == 4 * n
 
 
 def test_times_that_go_back_are_counted_and_not_played(tmp_path: Path) -> None:

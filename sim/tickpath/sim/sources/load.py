@@ -13,7 +13,6 @@ import numpy as np
 from tickpath.common.protocols.itch50 import LAYOUTS, SIZES
 from tickpath.sim.sources.files import ALLOWED, read_data
 from tickpath.sim.sources.kernels import index as kernels
-from tickpath.sim.sources.lobster import load_lobster
 from tickpath.sim.sources.tape import Bytes, DataFileError, Ints, Tape
 
 _N_LOCATES: Final = 1 << 16
@@ -60,6 +59,8 @@ def _load(path: Path, number: int) -> _File:
     data = read_data(path)
     stem = path.name.lower().removesuffix(".zst").removesuffix(".gz")
     if stem.endswith(".csv") or (not stem.endswith(".itch") and chr(data[0]).isdigit()):
+        from tickpath.sim.sources.lobster import load_lobster  # noqa: PLC0415 - its kernels take seconds to compile
+
         tape = load_lobster(path, data, number + 1)
         symbols, flags = np.zeros(_N_LOCATES, np.int64), np.zeros(_N_LOCATES, np.int64)
         for symbol, locate in tape.symbols.items():

@@ -11,7 +11,22 @@ from typing import Final
 import numba
 import numpy as np
 
-from tickpath.common.jit import inlined, kernel
+from tickpath.common import jit
+
+
+def kernel(signature):
+    """`jit.kernel` without reference counts: the kernels of the sources make no arrays.
+
+    Also for helpers that are called with constants: without a signature each constant would be a type of its own,
+    and each combination of them compiled.
+    """
+    return jit.kernel(signature, _nrt=False)
+
+
+def inlined(function):
+    """`jit.inlined` without reference counts."""
+    return numba.njit(nogil=True, _nrt=False)(function)
+
 
 MESSAGE: Final = np.dtype(
     [
@@ -24,7 +39,8 @@ MESSAGE: Final = np.dtype(
         ("kind", "u1"),  # type letter: S R H A E X D U P Q
         ("side", "u1"),  # BUY or SELL
         ("pad", "u1", (6,)),
-    ]
+    ],
+    align=True,
 )
 MESSAGES_TYPE: Final = numba.from_dtype(MESSAGE)[::1]
 
@@ -43,7 +59,7 @@ SYSTEM, DIRECTORY, TRADING, ADD, EXECUTED, CANCEL, DELETE, REPLACE, TRADE, CROSS
 )
 
 
-@inlined
+@kernel(numba.int64(MESSAGES_TYPE, *[numba.int64] * 9))
 def note(messages, n, time_ns, instrument, kind, ref, other, side, shares, price):
     """Write record n, if there is room for it, and return n + 1 in any case."""
     if n < len(messages):

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import numba
 
-from tickpath.common.jit import inlined, kernel
 from tickpath.sim.sources.kernels.encode import (
     ADD,
     BUY,
@@ -28,6 +27,8 @@ from tickpath.sim.sources.kernels.encode import (
     SYSTEM,
     TRADE,
     TRADING,
+    inlined,
+    kernel,
     note,
 )
 
@@ -207,7 +208,10 @@ def resolve(rows, table, names, orders):
             orders[names[k], LAST] = k
 
 
-@inlined
+_INT, _LIST, _TABLE, _LEVELS = numba.int64, numba.int64[::1], numba.int64[:, ::1], numba.int64[:, :, ::1]
+
+
+@kernel(numba.void(MESSAGES_TYPE, _LIST, *[_INT] * 7))
 def _say(messages, made, now, kind, ref, other, side, shares, price):
     letter = SELL if side else BUY
     made[MESSAGES] = note(messages, made[MESSAGES], now, 0, kind, ref, other, letter, shares, price)
@@ -297,7 +301,7 @@ def _take_off(orders, levels, side, at, slot, shares, messages, made, now):
 _SILENT, _SYNTHETIC, _ANY = range(3)
 
 
-@inlined
+@kernel(numba.void(_TABLE, _LEVELS, *[_INT] * 7, MESSAGES_TYPE, _LIST, _INT))
 def _shrink(orders, levels, side, at, whom, shares, k, own, keep, messages, made, now):
     """Take up to `shares` off a level, oldest orders first; `keep` shares of order `own` stay."""
     slot = levels[side, at, HEAD]
@@ -326,7 +330,7 @@ def _announce(orders, levels, depth, spare, side, price, shares, base, messages,
     _say(messages, made, now, ADD, ref, 0, side, shares, price)
 
 
-@inlined
+@kernel(numba.void(_TABLE, _LEVELS, _LIST, _LIST, *[_INT] * 8, MESSAGES_TYPE, _LIST, _INT))
 def _settle(orders, levels, depth, spare, side, price, target, unknown, k, own, keep, base, messages, made, now):
     """Make a level hold `target` shares, at least `unknown` of them synthetic, by cancelling or adding orders."""
     at = _find(levels, depth, side, price)
@@ -418,8 +422,7 @@ def _sweep(orders, levels, depth, side, limit, k, messages, made, now):
 
 @kernel(
     numba.boolean(
-        numba.int64[:, ::1], numba.int64[:, ::1], numba.int64[::1], numba.int64[:, ::1], numba.int64[:, :, ::1],
-        numba.int64[::1], numba.int64, MESSAGES_TYPE, numba.int64[::1], numba.int64[::1],
+        _TABLE, _TABLE, _LIST, _TABLE, _LEVELS, _LIST, _INT, MESSAGES_TYPE, _LIST, _LIST
     )
 )  # fmt: skip
 def replay(rows, book, names, orders, levels, depth, base, messages, row_ends, made):

@@ -14,7 +14,6 @@ import math
 import numba
 import numpy as np
 
-from tickpath.common.jit import inlined, kernel
 from tickpath.sim.sources.kernels.encode import (
     ADD,
     BUY,
@@ -28,6 +27,8 @@ from tickpath.sim.sources.kernels.encode import (
     SYSTEM,
     TRADE,
     TRADING,
+    inlined,
+    kernel,
     note,
 )
 
@@ -62,7 +63,11 @@ _FEW = 4
 _CENT = 100  # in price units of ITCH
 
 
-@inlined
+_RNG = numba.typeof(np.random.Generator(np.random.PCG64(0)))
+_TABLE, _SLOTS = numba.int64[:, ::1], numba.int32[:, ::1]
+
+
+@kernel(numba.void(MESSAGES_TYPE, numba.int64[::1], *[numba.int64] * 8))
 def _say(messages, made, now, i, kind, ref, other, side, shares, price):
     made[MESSAGES] = note(messages, made[MESSAGES], now, i, kind, ref, other, side, shares, price * _CENT)
 
@@ -290,10 +295,6 @@ def _event(rng, orders, queues, market, live, free, belief, i, messages, made, n
         shares = _take(orders, queues, market, live, free, i, side, limit, shares, messages, made, now)
     if u >= 0.035 and shares > 0:
         _rest(orders, queues, market, live, free, i, side, limit, shares, messages, made, now)
-
-
-_RNG = numba.typeof(np.random.Generator(np.random.PCG64(0)))
-_TABLE, _SLOTS = numba.int64[:, ::1], numba.int32[:, ::1]
 
 
 @kernel(
