@@ -392,7 +392,8 @@ def test_position_is_the_sum_of_fills_and_open_lots_are_those_of_the_venue_after
 ) -> None:
     both.reset()
     paper_venue = make_venue()
-    out, held, told = np.zeros(both.room, SIGNAL), {}, 0
+    out, told = np.zeros(both.room, SIGNAL), 0
+    held: dict[tuple[int, int], int] = {}
     for one in random_ticks(1500, seed=4):
         _, n = both.run(np.array([one], TICK), out, 100)
         for answers in (paper_venue.on_tick(one), *(paper_venue.take(signal) for signal in out[:n])):

@@ -49,6 +49,14 @@ SIGNALS_TYPE = numba.from_dtype(SIGNAL)[::1]
 TICKS_TYPE = types.Array(numba.from_dtype(TICK), 1, "C", readonly=True)
 REPORTS_TYPE = types.Array(numba.from_dtype(REPORT), 1, "C", readonly=True)
 
+_WORDS = types.int64[::1]
+_TICK = numba.from_dtype(TICK)
+_POINTS = numba.from_dtype(POINT)[::1]
+_OWN = numba.from_dtype(OWN)
+_ORDERS = numba.from_dtype(OPEN_ORDER)[::1]
+_INTENTS = numba.from_dtype(INTENT)[::1]
+_i8 = types.int64
+
 _INSTRUMENT_SIZE = INSTRUMENT.itemsize
 _POINT_SIZE = POINT.itemsize
 _OWN_SIZE = OWN.itemsize
@@ -99,10 +107,15 @@ _PENDING_CANCEL = int(OrderState.PENDING_CANCEL)
 def lean(function):
     """Decorator for helpers that only kernels call: as `inlined`, but without reference counts.
 
-    Slicing a table then costs a pointer instead of two atomic counts (10 times as much per tick, measured); in
+    Slicing a table then costs a pointer instead of two atomic counts (ten times as much per tick, measured); in
     exchange the compiler refuses to allocate, which suits a hot path.
     """
     return numba.njit(nogil=True, _nrt=False)(function)
+
+
+def part(signature):
+    """Decorator: `lean`, typed and cached once here, so that building a user's kernel need not type it again."""
+    return kernel(signature, _nrt=False)
 
 
 def spliced(function):
@@ -133,7 +146,7 @@ def open_tables(memory):
     return words, strategy_rows, instruments, counts, points, own, orders, intents
 
 
-@lean
+@part(types.boolean(_WORDS, COUNTERS_TYPE, HIST_TYPE, _WORDS, _POINTS, _TICK, _i8))
 def admit(words, counters, hist, counts, points, tick, now_ns):
     """Append a tick to its time series. False if there is none."""
     i = tick.instrument
@@ -168,7 +181,7 @@ def series_of(words, counts, points, i):
     return points[end - min(counts[i], capacity) : end]
 
 
-@lean
+@part(types.void(_OWN, _ORDERS, _i8))
 def tally(mine, orders, first):
     """Recompute the sums over the open orders, slots `first`.. of `orders`."""
     mine.open_buy_lots = 0
@@ -196,7 +209,7 @@ def tally(mine, orders, first):
                 mine.sell_ticks = order.price_ticks
 
 
-@lean
+@part(types.void(_WORDS, COUNTERS_TYPE, _OWN, _ORDERS, _i8, _INTENTS))
 def begin(words, counters, mine, orders, row_instrument, intents):
     """Before the strategy runs: empty its intents, forget orders that risk refused."""
     intents[0].qty_lots = 0
@@ -217,7 +230,7 @@ def begin(words, counters, mine, orders, row_instrument, intents):
         tally(mine, orders, first)
 
 
-@lean
+@part(types.boolean(_WORDS, _ORDERS, _i8, _i8))
 def take_back(words, orders, first, side):
     """Mark the open orders of `side` (0: both) as being cancelled by the next signal. True if there are any."""
     found = False
@@ -232,7 +245,7 @@ def take_back(words, orders, first, side):
     return found
 
 
-@lean
+@part(_i8(_WORDS, COUNTERS_TYPE, HIST_TYPE, _TICK, _OWN, _ORDERS, _i8, _INTENTS, SIGNALS_TYPE, _i8, _i8, _i8, _i8))
 def settle(words, counters, hist, tick, mine, orders, row_instrument, intents, out, n_out, strategy, shard, now_ns):
     """After the strategy ran: turn its intents into signals, with all that is not its business. Count of `out`.
 
@@ -303,7 +316,7 @@ def settle(words, counters, hist, tick, mine, orders, row_instrument, intents, o
     return n_out
 
 
-@lean
+@part(types.void(COUNTERS_TYPE, _OWN, _INTENTS))
 def switch_off(counters, mine, intents):
     """The strategy raised: it does not run on this instrument again, and only its open orders are taken back."""
     counters[_FAULTS] += 1
