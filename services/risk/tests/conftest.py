@@ -54,12 +54,12 @@ class Desk:
             open_symbol = dict.fromkeys(fields_of(Scope.SYMBOL), UNLIMITED_WORD) | {"order_rate_window_ms": 1000}
             fill_row(self.limits, FIRST_SYMBOL_ROW + index, Scope.SYMBOL, open_symbol)
         self.limits["state"] = TradingState.ACTIVE
-        self.state = RiskState(self.limits, capacity)
-        self.state.core[Core.READY] = 1
         self.control = np.zeros(len(Control), dtype=np.int64)
-        self.control[Control.LEASE_UNTIL_NS] = 2**62
         self.out = np.zeros(out, dtype=ORDER)
         self.hist = empty(2)
+        self.state = RiskState(self.limits, capacity, self.control, self.out, self.hist)
+        self.state.core[Core.READY] = 1
+        self.control[Control.LEASE_UNTIL_NS] = 2**62
         self.now_ns = NOW_NS
         self.journal: list[np.ndarray] = []
         self._cause = itertools.count(1)
@@ -80,7 +80,7 @@ class Desk:
         ticks = np.zeros(1, dtype=TICK)
         ticks["instrument"], ticks["flags"], ticks["recv_ns"] = instrument, flags, self.now_ns
         ticks["bid_ticks"], ticks["ask_ticks"] = bid, ask
-        kernel.apply_ticks(self.state.live, self.state.core, ticks)
+        kernel.apply_ticks(self.state.context, ticks)
 
     # -- requests ------------------------------------------------------------------------------------------------
 
@@ -106,11 +106,7 @@ class Desk:
 
     def evaluate(self, signals: np.ndarray) -> tuple[int, np.ndarray]:
         """(signals decided, ORDER records written)."""
-        s = self.state
-        decided, written = kernel.evaluate(
-            s.limits, s.live, s.orders, s.index, s.watermarks, s.rings, s.core, self.control,
-            signals, self.now_ns, self.out, s.rejects, self.hist,
-        )  # fmt: skip
+        decided, written = kernel.evaluate(self.state.context, signals, self.now_ns)
         return decided, self.out[:written].copy()
 
     def decide(self, signal: np.ndarray) -> Reason:
@@ -171,10 +167,7 @@ class Desk:
         return self.apply(report)
 
     def apply(self, reports: np.ndarray) -> int:
-        s = self.state
-        return int(
-            kernel.apply_reports(s.live, s.orders, s.index, s.watermarks, s.rings, s.core, reports, self.now_ns)
-        )
+        return int(kernel.apply_reports(self.state.context, reports, self.now_ns))
 
     def fill(self, cl_ord_id: int, lots: int, **fields: Any) -> None:
         """Fill `lots` of an open order."""

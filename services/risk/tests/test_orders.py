@@ -11,7 +11,7 @@ from tickpath.common.records import Action, ExecEvent, OrderState, Side, unpack_
 from tickpath.risk.kernels import risk as kernel
 from tickpath.risk.limits import GLOBAL_ROW, TradingState
 from tickpath.risk.reasons import Reason
-from tickpath.risk.state import Core
+from tickpath.risk.state import At, Core
 
 BUY, SELL = Side.BUY, Side.SELL
 PASS = Reason.PASS
@@ -207,9 +207,8 @@ class TestCancelSignals:
 
 
 class TestCancelHalted:
-    def cancels(self, desk: Any, room: Any = 100, everything: Any = 0) -> Any:
-        s = desk.state
-        n = kernel.cancel_halted(s.limits, s.live, s.orders, s.core, desk.now_ns, desk.out[:room], everything)
+    def cancels(self, desk: Any, everything: int = 0) -> Any:
+        n = kernel.cancel_halted(desk.state.context, desk.now_ns, everything)
         return desk.out[:n]["cl_ord_id"].tolist()
 
     @pytest.fixture
@@ -238,7 +237,8 @@ class TestCancelHalted:
 
     def test_goes_on_where_the_room_ended(self, desk: Any, ids: Any) -> None:
         desk.limits[GLOBAL_ROW]["state"] = TradingState.HALTED
-        seen = self.cancels(desk, room=3) + self.cancels(desk, room=3)
+        desk.state.context[At.N_OUT] = 3
+        seen = self.cancels(desk) + self.cancels(desk)
         assert sorted(seen) == sorted(ids)
 
     def test_everything_can_be_cancelled_without_a_halt(self, desk: Any, ids: Any) -> None:

@@ -260,8 +260,7 @@ def test_8_nothing_new_leaves_after_the_kill_and_everything_open_is_cancelled(
     desk.state.core[Core.LIMITS_VERSION] = 2
     decided, orders = desk.evaluate(signals[cut:])
     assert (decided, len(orders)) == (9 - cut, 0)
-    s = desk.state
-    n = kernel.cancel_halted(s.limits, s.live, s.orders, s.core, desk.now_ns, desk.out, 0)
+    n = kernel.cancel_halted(desk.state.context, desk.now_ns, 0)
     assert sorted(desk.out[:n]["cl_ord_id"]) == sorted(sent["cl_ord_id"])
 
 

@@ -52,14 +52,15 @@ class Risk(Stage):
         # Without a side page all scopes stay HALTED and the lease is over.
         self.control = side["control"] if side is not None else np.zeros(len(Control), dtype=np.int64)
         self.shared_limits: Limits = side["limits"] if side is not None else new_rows(table)
+        # A CANCEL signal can ask for as many cancels as there are open orders.
+        self.out = np.zeros(capacity + _OUT_SPARE, dtype=ORDER)
         self.state = RiskState(
-            new_rows(table), capacity, cancel_repeat_ns=config.risk.cancel_repeat_ms * 1_000_000,
+            new_rows(table), capacity, self.control, self.out, self.hist,
+            cancel_repeat_ns=config.risk.cancel_repeat_ms * 1_000_000,
             live=page["live"], core=page["core"], rejects=page["rejects"],
         )  # fmt: skip
         self.state.core[Core.LIMITS_VERSION] = -1
         self.log = RingLog(ORDER, links.log_ring)
-        # A CANCEL signal can ask for as many cancels as there are open orders.
-        self.out = np.zeros(capacity + _OUT_SPARE, dtype=ORDER)
         self.ticks = FanoutReceiver(context, config.link_addresses("ticks"), RecordKind.TICK, self.name, links)
         self.signals = LogReceiver(context, config.link_addresses("signals"), RecordKind.SIGNAL, self.name, links)
         self.reports = LogReceiver(context, config.link_addresses("reports"), RecordKind.REPORT, self.name, links)
@@ -84,21 +85,16 @@ class Risk(Stage):
         now = now_ns()
         limits = new_rows(load_instruments(self.config.instruments))
         limits["state"] = TradingState.ACTIVE
-        scratch = RiskState(limits, 16)
         control = np.zeros(len(Control), dtype=np.int64)
+        scratch = RiskState(limits, 16, control, np.zeros(16, dtype=ORDER), empty(len(Hop)))
+        context = scratch.context
         signal, tick, report = np.zeros(1, dtype=SIGNAL), np.zeros(1, dtype=TICK), np.zeros(1, dtype=REPORT)
         signal["strategy"], signal["action"], signal["side"] = 1, Action.NEW, Side.BUY
         tick["recv_ns"], report["seq"] = now, 1
-        apply_ticks(scratch.live, scratch.core, np.frombuffer(tick.tobytes(), dtype=TICK))
-        evaluate(
-            scratch.limits, scratch.live, scratch.orders, scratch.index, scratch.watermarks, scratch.rings,
-            scratch.core, control, np.frombuffer(signal.tobytes(), dtype=SIGNAL), now, self.out, scratch.rejects,
-            empty(len(Hop)),
-        )  # fmt: skip
-        reports = np.frombuffer(report.tobytes(), dtype=REPORT)
-        s = scratch
-        apply_reports(s.live, s.orders, s.index, s.watermarks, s.rings, s.core, reports, now)
-        cancel_halted(s.limits, s.live, s.orders, s.core, now, self.out, 1)
+        apply_ticks(context, np.frombuffer(tick.tobytes(), dtype=TICK))
+        evaluate(context, np.frombuffer(signal.tobytes(), dtype=SIGNAL), now)
+        apply_reports(context, np.frombuffer(report.tobytes(), dtype=REPORT), now)
+        cancel_halted(context, now, 1)
         self.out[:] = np.zeros(1, dtype=ORDER)  # touch every page of it
         self._take_limits()
 
@@ -122,7 +118,7 @@ class Risk(Stage):
 
     def _take_marks(self, batches: list[Records]) -> bool:
         for ticks in batches:
-            apply_ticks(self.state.live, self.state.core, ticks)
+            apply_ticks(self.state.context, ticks)
         return bool(batches)
 
     def _take_reports(self, now: int) -> bool:
@@ -134,9 +130,8 @@ class Risk(Stage):
                 self.state.forget()
                 self.rebuilding = True
             self.report_epoch = self.reports.epoch
-        s = self.state
         for _, records in batches:
-            apply_reports(s.live, s.orders, s.index, s.watermarks, s.rings, s.core, records, now)
+            apply_reports(self.state.context, records, now)
         if batches:
             self.reports.ack(self.reports.expected_seq - 1)
         self._know(now)
@@ -176,17 +171,13 @@ class Risk(Stage):
     # -- what goes out -------------------------------------------------------------------------------------------
 
     def _decide(self) -> bool:
-        s = self.state
         worked = False
         # Before the journal was replayed nobody knows which signals were decided in an earlier life, or what a CANCEL
         # should take back; they wait. (Later, when exec is away, new orders are refused: POSITION_UNKNOWN.)
         while self.waiting and self.reports.caught_up and not len(self.left):
             first, signals = self.waiting[0]
             self.state.core[Core.REFUSE_NEW] = self.drain_until_ns > 0 or self.control[Control.PAUSED] != 0
-            done, n = evaluate(
-                s.limits, s.live, s.orders, s.index, s.watermarks, s.rings, s.core, self.control,
-                signals, now_ns(), self.out, s.rejects, self.hist,
-            )  # fmt: skip
+            done, n = evaluate(self.state.context, signals, now_ns())
             if n:
                 self._send(self.out[:n])
             if done:
@@ -216,8 +207,7 @@ class Risk(Stage):
         """Cancels for what is open in HALTED scopes, again and again until none is open."""
         if len(self.left) or not self.state.core[Core.N_ORDERS]:
             return False
-        s = self.state
-        n = cancel_halted(s.limits, s.live, s.orders, s.core, now, self.out, int(self.cancel_all))
+        n = cancel_halted(self.state.context, now, int(self.cancel_all))
         if n:
             self._send(self.out[:n])
         return bool(n)

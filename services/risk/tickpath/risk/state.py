@@ -123,6 +123,30 @@ class Core(IntEnum):
     REFUSE_NEW = 18  # 1: paused or draining; as HALTED, but nothing is cancelled
 
 
+class At(IntEnum):
+    """Indices into ``context``: addresses of the arrays, and how long they are.
+
+    A kernel gets this one array instead of eleven: converting an argument costs as much as some of the controls.
+    """
+
+    LIMITS = 0
+    LIVE = 1
+    ORDERS = 2
+    INDEX = 3
+    WATERMARKS = 4
+    RINGS = 5
+    CORE = 6
+    CONTROL = 7
+    OUT = 8
+    REJECTS = 9
+    HIST = 10
+    N_ROWS = 11  # of limits and live
+    N_ORDERS = 12
+    N_RINGS = 13
+    N_OUT = 14
+    N_REJECTS = 15
+
+
 #: First counter per reason in ``core``.
 CORE_REASONS: Final = 32
 CORE_SIZE: Final = CORE_REASONS + N_REASONS
@@ -136,12 +160,19 @@ Array = npt.NDArray[Any]
 
 
 class RiskState:
-    """All arrays of one risk instance for `n_instruments`; `capacity` open orders at most (a power of two)."""
+    """All arrays of one risk instance; `capacity` open orders at most (a power of two).
+
+    `control` is the array of that name of the side page, `out` (ORDER[n]) takes what the kernels write, `hist`
+    (int64[2, HIST_SIZE]) how long it took. The arrays stay where they are: `context` holds their addresses.
+    """
 
     def __init__(
         self,
         limits: Array,
         capacity: int,
+        control: Array,
+        out: Array,
+        hist: Array,
         *,
         cancel_repeat_ns: int = 500_000_000,
         live: Array | None = None,
@@ -160,7 +191,20 @@ class RiskState:
         self.rings = np.zeros(ring_size(rows - FIRST_SYMBOL_ROW), dtype=np.int64)
         self.core = np.zeros(CORE_SIZE, dtype=np.int64) if core is None else core
         self.rejects = np.zeros(1024, dtype=REJECT) if rejects is None else rejects
+        self.control, self.out, self.hist = control, out, hist
         self.core[Core.CANCEL_REPEAT_NS] = cancel_repeat_ns
+        self.context = np.zeros(len(At), dtype=np.int64)
+        for at, array in (
+            (At.LIMITS, limits), (At.LIVE, self.live), (At.ORDERS, self.orders), (At.INDEX, self.index),
+            (At.WATERMARKS, self.watermarks), (At.RINGS, self.rings), (At.CORE, self.core), (At.CONTROL, control),
+            (At.OUT, out), (At.REJECTS, self.rejects), (At.HIST, hist),
+        ):  # fmt: skip
+            if not array.flags.c_contiguous:
+                msg = f"the array of {at.name} is not contiguous"
+                raise ValueError(msg)
+            self.context[at] = array.ctypes.data
+        sizes = (rows, capacity, len(self.rings), len(out), len(self.rejects))
+        self.context[At.N_ROWS :] = sizes
         self.forget()
 
     def forget(self) -> None:

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 from collections import namedtuple
 
-from tickpath.common.jit import inlined
 from tickpath.common.pages import Control
 from tickpath.common.records import (
     MAX_PRICE_TICKS,
@@ -32,7 +31,7 @@ from tickpath.common.records import (
     TickFlag,
     Tif,
 )
-from tickpath.risk.kernels.orders import find, free_place
+from tickpath.risk.kernels.orders import find, free_place, inlined
 from tickpath.risk.limits import (
     ACCOUNT_ROW,
     FIRST_SYMBOL_ROW,

@@ -7,7 +7,8 @@ within it counts as a full table.
 
 from __future__ import annotations
 
-from tickpath.common.jit import inlined
+import numba
+
 from tickpath.common.records import Side
 from tickpath.risk.limits import ACCOUNT_ROW, FIRST_SYMBOL_ROW, GLOBAL_ROW
 from tickpath.risk.state import MAX_PROBES, Core
@@ -17,6 +18,11 @@ _MIX = 0x1E3779B97F4A7C15  # odd, spreads consecutive ids
 FREE = int(Core.FREE)
 N_ORDERS = int(Core.N_ORDERS)
 BUY = int(Side.BUY)
+
+
+def inlined(function):
+    """Helper of a kernel, without reference counts: nothing here makes an array; counting took most of the time."""
+    return numba.njit(nogil=True, _nrt=False, forceinline=True)(function)
 
 
 @inlined

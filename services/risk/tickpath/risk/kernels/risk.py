@@ -1,18 +1,25 @@
 """What risk does: decide signals, follow reports, keep marks, cancel what is halted.
 
-State is in the arrays of `tickpath.risk.state.RiskState`; `control` is the ``control`` array of the side page, read
-live for the lease and the version of the limits.
+State is in the arrays of `tickpath.risk.state.RiskState`, which the kernels find through its `context`; ``control``
+is that of the side page, read live for the lease and the version of the limits.
 """
 
 from __future__ import annotations
 
+import numba
+import numpy as np
 from numba import from_dtype, int64, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+from numba.np.numpy_support import carray
 
-from tickpath.common.jit import inlined, kernel
+from tickpath.common.histogram import HIST_SIZE
+from tickpath.common.jit import kernel
 from tickpath.common.kernels.hist import record
 from tickpath.common.pages import Control
 from tickpath.common.records import (
     FIRST_TERMINAL_STATE,
+    N_SHARDS,
     NO_PRICE_TICKS,
     ORDER,
     REPORT,
@@ -37,20 +44,103 @@ from tickpath.risk.kernels.controls import (
     ring_of,
     unrolled,
 )
-from tickpath.risk.kernels.orders import find, insert, remove, reserve
+from tickpath.risk.kernels.orders import find, inlined, insert, remove, reserve
 from tickpath.risk.limits import ACCOUNT_ROW, FIRST_SYMBOL_ROW, GLOBAL_ROW, LIMIT, N_STRATEGIES
 from tickpath.risk.reasons import Reason
-from tickpath.risk.state import CORE_REASONS, LIVE, OPEN_ORDER, REJECT, Core
+from tickpath.risk.state import CORE_REASONS, CORE_SIZE, LIVE, OPEN_ORDER, REJECT, At, Core
 
-_I64 = int64[::1]
-_LIMITS = from_dtype(LIMIT)[::1]
-_LIVE = from_dtype(LIVE)[::1]
-_ORDERS = from_dtype(OPEN_ORDER)[::1]
+_CONTEXT = types.Array(int64, 1, "C", readonly=True)
+
+AT_LIMITS = int(At.LIMITS)
+AT_LIVE = int(At.LIVE)
+AT_ORDERS = int(At.ORDERS)
+AT_INDEX = int(At.INDEX)
+AT_WATERMARKS = int(At.WATERMARKS)
+AT_RINGS = int(At.RINGS)
+AT_CORE = int(At.CORE)
+AT_CONTROL = int(At.CONTROL)
+AT_OUT = int(At.OUT)
+AT_REJECTS = int(At.REJECTS)
+AT_HIST = int(At.HIST)
+AT_N_ROWS = int(At.N_ROWS)
+AT_N_ORDERS = int(At.N_ORDERS)
+AT_N_RINGS = int(At.N_RINGS)
+AT_N_OUT = int(At.N_OUT)
+AT_N_REJECTS = int(At.N_REJECTS)
+N_CONTROL = len(Control)
 
 
 def _received(dtype):
     """Type of records as they come out of a frame: read-only."""
     return types.Array(from_dtype(dtype), 1, "C", readonly=True)
+
+
+@intrinsic
+def _pointer(typing_context, address):
+    def generate(context, builder, signature, arguments):
+        return builder.inttoptr(arguments[0], cgutils.voidptr_t)
+
+    return types.voidptr(types.int64), generate
+
+
+def _view(function):
+    """Helper that makes an array over an address; only such may do so where references are not counted."""
+    return numba.njit(nogil=True, _nrt=True, forceinline=True)(function)
+
+
+@_view
+def _words(address, count):
+    return carray(_pointer(address), (count,), np.int64)
+
+
+@_view
+def _limits(ctx):
+    return carray(_pointer(ctx[AT_LIMITS]), (ctx[AT_N_ROWS],), LIMIT)
+
+
+@_view
+def _live(ctx):
+    return carray(_pointer(ctx[AT_LIVE]), (ctx[AT_N_ROWS],), LIVE)
+
+
+@_view
+def _orders(ctx):
+    return carray(_pointer(ctx[AT_ORDERS]), (ctx[AT_N_ORDERS],), OPEN_ORDER)
+
+
+@_view
+def _index(ctx):
+    return _words(ctx[AT_INDEX], 4 * ctx[AT_N_ORDERS])
+
+
+@_view
+def _watermarks(ctx):
+    return carray(_pointer(ctx[AT_WATERMARKS]), (N_STRATEGIES * N_SHARDS, 2), np.int64)
+
+
+@_view
+def _rings(ctx):
+    return _words(ctx[AT_RINGS], ctx[AT_N_RINGS])
+
+
+@_view
+def _core(ctx):
+    return _words(ctx[AT_CORE], CORE_SIZE)
+
+
+@_view
+def _out(ctx):
+    return carray(_pointer(ctx[AT_OUT]), (ctx[AT_N_OUT],), ORDER)
+
+
+@_view
+def _rejects(ctx):
+    return carray(_pointer(ctx[AT_REJECTS]), (ctx[AT_N_REJECTS],), REJECT)
+
+
+@_view
+def _hist(ctx):
+    return carray(_pointer(ctx[AT_HIST]), (2, HIST_SIZE), np.int64)
 
 
 CANCEL = int(Action.CANCEL)
@@ -154,22 +244,21 @@ def _write_reject(rejects, live, core, c, signal, reason):
     core[REJECTED] = number + 1
 
 
-@kernel(
-    types.UniTuple(int64, 2)(
-        _LIMITS, _LIVE, _ORDERS, _I64, int64[:, ::1], _I64, _I64, types.Array(int64, 1, "C", readonly=True),
-        _received(SIGNAL), int64, from_dtype(ORDER)[::1], from_dtype(REJECT)[::1], int64[:, ::1],
-    )
-)  # fmt: skip
-def evaluate(limits, live, orders, index, watermarks, rings, core, control, signals, now_ns, out, rejects, hist):
-    """Decide `signals` in order; approved orders and cancels go to `out`, refusals to the ring `rejects`.
+@kernel(types.UniTuple(int64, 2)(_CONTEXT, _received(SIGNAL), int64), _nrt=False)
+def evaluate(ctx, signals, now_ns):
+    """Decide `signals` in order; approved orders and cancels go to ``out``, refusals to the ring ``rejects``.
 
-    Check and reservation are one step: when this returns, every order in `out` is counted. A refusal changes nothing
-    that a later decision depends on, but for the id, which is decided. `hist` has two rows, ns:
+    Check and reservation are one step: when this returns, every order in ``out`` is counted. A refusal changes
+    nothing that a later decision depends on, but for the id, which is decided. ``hist`` has two rows, ns:
     signalled to approved, and causing tick received to approved.
 
-    Returns (signals decided, orders written). Fewer are decided than given when `out` may not hold what the next one
-    asks for, or when the side page has a newer version of the limits than `limits`: copy it and call again.
+    Returns (signals decided, orders written). Fewer are decided than given when ``out`` may not hold what the next
+    one asks for, or when the side page has a newer version of the limits than ``limits``: copy it and call again.
     """
+    limits, live, orders, index = _limits(ctx), _live(ctx), _orders(ctx), _index(ctx)
+    watermarks, rings, core, out = _watermarks(ctx), _rings(ctx), _core(ctx), _out(ctx)
+    control = _words(ctx[AT_CONTROL], N_CONTROL)
+    rejects, hist = _rejects(ctx), _hist(ctx)
     n_instruments = len(limits) - FIRST_SYMBOL_ROW
     written = 0
     for i in range(len(signals)):
@@ -272,8 +361,8 @@ def _worse(order, report):
     return report.last_ticks < order.price_ticks
 
 
-@kernel(int64(_LIVE, _ORDERS, _I64, int64[:, ::1], _I64, _I64, _received(REPORT), int64))
-def apply_reports(live, orders, index, watermarks, rings, core, reports, now_ns):
+@kernel(int64(_CONTEXT, _received(REPORT), int64), _nrt=False)
+def apply_reports(ctx, reports, now_ns):
     """Follow execution reports: exposure is released only by fills and on terminal evidence.
 
     A report of an order that this instance did not approve (it replays the journal after a start) brings the order
@@ -282,6 +371,8 @@ def apply_reports(live, orders, index, watermarks, rings, core, reports, now_ns)
     numbered without gaps: a repeated one is counted and dropped; a gap stops here and makes the positions unknown.
     Returns the number of reports consumed.
     """
+    live, orders, index = _live(ctx), _orders(ctx), _index(ctx)
+    watermarks, rings, core = _watermarks(ctx), _rings(ctx), _core(ctx)
     n_instruments = len(live) - FIRST_SYMBOL_ROW
     for i in range(len(reports)):
         report = reports[i]
@@ -363,9 +454,10 @@ def apply_reports(live, orders, index, watermarks, rings, core, reports, now_ns)
     return len(reports)
 
 
-@kernel(int64(_LIVE, _I64, _received(TICK)))
-def apply_ticks(live, core, ticks):
+@kernel(int64(_CONTEXT, _received(TICK)), _nrt=False)
+def apply_ticks(ctx, ticks):
     """Keep the marks: best bid and offer, last print, when, and whether the venue or the feed disowns the book."""
+    live, core = _live(ctx), _core(ctx)
     n_instruments = len(live) - FIRST_SYMBOL_ROW
     for i in range(len(ticks)):
         tick = ticks[i]
@@ -385,13 +477,14 @@ def apply_ticks(live, core, ticks):
     return len(ticks)
 
 
-@kernel(int64(_LIMITS, _LIVE, _ORDERS, _I64, int64, from_dtype(ORDER)[::1], int64))
-def cancel_halted(limits, live, orders, core, now_ns, out, all_orders):
+@kernel(int64(_CONTEXT, int64, int64), _nrt=False)
+def cancel_halted(ctx, now_ns, all_orders):
     """Cancels for every open order of a HALTED scope (of all scopes if `all_orders`), oldest first per instrument.
 
     An order whose cancel was asked for less than ``Core.CANCEL_REPEAT_NS`` ago is left out, so this can be called as
-    often as one likes until nothing is open. Returns the number of cancels written; `out` may be too short for all.
+    often as one likes until nothing is open. Returns the number of cancels in ``out``, too short for all perhaps.
     """
+    limits, live, orders, core, out = _limits(ctx), _live(ctx), _orders(ctx), _core(ctx), _out(ctx)
     written = 0
     wide = all_orders or limits[GLOBAL_ROW].state >= HALTED or limits[ACCOUNT_ROW].state >= HALTED
     for row in range(FIRST_SYMBOL_ROW, len(limits)):
