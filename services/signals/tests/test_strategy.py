@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +34,18 @@ def test_the_shortest_strategy_sends_an_order(tmp_path: Path, two_instruments: I
     ticks["ask_ticks"] = 500
     assert Engine([Running(mine, 1)], two_instruments).run(ticks, out, 0) == (1, 1)
     assert (out[0]["price_ticks"], out[0]["qty_lots"]) == (500, 1)
+
+
+def test_the_strategy_in_the_documentation_compiles_and_is_configured_as_it_says(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "signals.md").read_text("utf-8")
+    python, toml = (re.search(rf"```{kind}\n(.*?)```", page, re.DOTALL) for kind in ("python", "toml"))
+    assert python is not None
+    assert toml is not None
+    (item,) = tomllib.loads(toml[1])["signals"]["strategies"]
+    (tmp_path / "dip.py").write_text(python[1], "utf-8")
+    dip = load_strategy(item["path"], tmp_path)
+    dip.check()
+    assert dip.make_params(item["params"])[0]["lots"] == 50
 
 
 PARAMS = """

@@ -78,7 +78,13 @@ class Signals(Stage):
         running = configured_strategies(config, config_path().resolve().parent)
         size = Engine.memory_size(running, len(instruments), capacity)
         meta = {"pid": os.getpid(), "capacity": capacity, "strategies": [item.describe() for item in running]}
-        self.memory_page = Page.create(memory_page_path(config.run_dir), {"memory": ("u1", (size,))}, meta)
+        path = memory_page_path(config.run_dir)
+        try:
+            self.memory_page = Page.create(path, {"memory": ("u1", (size,))}, meta)
+        except OSError as error:
+            why = f"{error.strerror}; lower signals.series_capacity, now {capacity}"
+            msg = f"cannot make {path} of {size >> 20} MiB: {why}"
+            raise StartError(msg) from None
         return Engine(
             running, instruments, capacity,
             memory=self.memory_page["memory"], counters=self.counts, hist=self.hist,
