@@ -49,6 +49,8 @@ stop)
             done
         fi
     fi
+    # dockerd leaves the host's network namespace mounted here.
+    awk -v dir="$dir/" 'index($2, dir) == 1 { print $2 }' /proc/self/mounts | sort -r | xargs -r umount
     rm -rf "$dir"
     ;;
 esac
