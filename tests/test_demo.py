@@ -11,7 +11,7 @@ import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -44,15 +44,35 @@ class Command:
             text=True,
             start_new_session=True,
         )
-        assert self.process.stderr is not None
         self.said: list[str] = []
 
-    def left(self) -> list[str]:
-        """Command lines of the processes that this command started and that still run."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Whatever went wrong in a test, nothing goes on behind its back."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            self.process.communicate(timeout=60)
+
+    def run_dir(self) -> Path:
+        """The folder of its system, while it runs."""
+        for note in (path / "launcher.json" for path in run_dirs()):
+            if note.is_file() and json.loads(note.read_text())["pid"] == self.process.pid:
+                return note.parent
+        raise AssertionError("it has left no note")
+
+    def left(self, run_dir: Path | None = None) -> list[str]:
+        """Command lines of the processes that this command started and that still run.
+
+        Redis writes its title over its environment, but it works in the folder of the system.
+        """
         found = []
         for folder in Path("/proc").glob("[0-9]*"):
             try:
-                if self.mark.encode() in (folder / "environ").read_bytes().split(b"\0"):
+                marked = self.mark.encode() in (folder / "environ").read_bytes().split(b"\0")
+                inside = run_dir is not None and str((folder / "cwd").readlink()).startswith(str(run_dir))
+                if marked or inside:
                     found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode())
             except OSError:
                 continue
@@ -75,9 +95,9 @@ class Command:
 
 def run(*arguments: str) -> tuple[int, str, str, list[str]]:
     """(exit status, stdout, stderr, what still runs) of a command that ends by itself."""
-    command = Command(*arguments)
-    status, out, err = command.end()
-    return status, out, err, command.left()
+    with Command(*arguments) as command:
+        status, out, err = command.end()
+        return status, out, err, command.left()
 
 
 def eventually(condition: Callable[[], Any]) -> bool:
@@ -190,58 +210,60 @@ def test_a_bad_data_file_is_one_clear_message(name: str, tmp_path: Path) -> None
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_demo_that_is_interrupted_stops_cleanly(number: signal.Signals) -> None:
     before = run_dirs()
-    command = Command("demo", "--seconds", "600", "--port-base", "0")
-    command.wait_for("first tick")
-    assert len(command.left()) >= 12  # launcher, Redis, five side and five hot processes
-    command.process.send_signal(number)
-    status, out, err = command.end()
-    assert status == 128 + number
-    assert out == ""
-    assert "Traceback" not in err
-    assert command.left() == []
+    with Command("demo", "--seconds", "600", "--port-base", "0") as command:
+        command.wait_for("first tick")
+        run_dir = command.run_dir()
+        assert len(command.left(run_dir)) == 12  # launcher, Redis, five side and five hot processes
+        command.process.send_signal(number)
+        status, out, err = command.end()
+        assert status == 128 + number
+        assert out == ""
+        assert "Traceback" not in err
+        assert command.left(run_dir) == []
     assert run_dirs() <= before
 
 
 def test_nothing_goes_on_when_the_launcher_is_killed() -> None:
-    command = Command("demo", "--seconds", "600", "--port-base", "0")
-    command.wait_for("first tick")
-    command.process.kill()
-    command.end()
-    assert eventually(lambda: not command.left()), command.left()
+    with Command("demo", "--seconds", "600", "--port-base", "0") as command:
+        command.wait_for("first tick")
+        run_dir = command.run_dir()
+        command.process.kill()
+        command.end()
+        assert eventually(lambda: not command.left(run_dir)), command.left(run_dir)
 
 
-def test_a_system_is_controlled_from_another_command_and_stopped_by_down(tmp_path: Path) -> None:
-    system = Command("up", "--port-base", "0")
-    run_dir = system.wait_for("up on ").split("up on ")[1].split(";")[0]
+def ask(run_dir: str, *arguments: str) -> tuple[int, Any, str]:
+    """(exit status, JSON, stderr) of a command about the system on `run_dir`."""
+    status, out, err, _ = run(*arguments, "--run-dir", run_dir, "--json")
+    return status, json.loads(out) if out else None, err
 
-    def ask(*arguments: str) -> tuple[int, Any, str]:
-        status, out, err, _ = run(*arguments, "--run-dir", run_dir, "--json")
-        return status, json.loads(out) if out else None, err
 
-    status, found, err = ask("status")
-    assert status == 0, err
-    assert {name: item["state"] for name, item in found.items()} == dict.fromkeys(found, "READY")
+def test_a_system_is_controlled_from_another_command_and_stopped_by_down() -> None:
+    with Command("up", "--port-base", "0") as system:
+        run_dir = system.wait_for("up on ").split("up on ")[1].split(";")[0]
 
-    status, found, err = ask("limits", "set", "BABAB", "max_order_qty_lots=50")
-    assert status == 0, err
-    _, found, _ = ask("limits", "list")
-    assert found["limits"]["SYMBOL:BABAB"]["max_order_qty_lots"] == "50"
+        status, found, err = ask(run_dir, "status")
+        assert status == 0, err
+        assert {name: item["state"] for name, item in found.items()} == dict.fromkeys(found, "READY")
 
-    status, found, err = ask("kill", "trip", "--reason", "drill")
-    assert (status, found["state"]) == (0, "HALTED"), err
-    _, found, _ = ask("kill", "list")
-    assert found["states"]["GLOBAL"]["reason"] == "drill"
-    assert ask("kill", "rearm")[1]["state"] == "ACTIVE"
+        status, found, err = ask(run_dir, "limits", "set", "BABAB", "max_order_qty_lots=50")
+        assert status == 0, err
+        _, found, _ = ask(run_dir, "limits", "list")
+        assert found["limits"]["SYMBOL:BABAB"]["max_order_qty_lots"] == "50"
 
-    status, _, err = ask("kill", "trip", "NOSUCH")
-    assert status == 1
-    assert "NOSUCH" in err
-    status, _, err = ask("kill", "trip", "--token", "wrong")
-    assert status == 1
-    assert "token" in err
+        status, found, err = ask(run_dir, "kill", "trip", "--reason", "drill")
+        assert (status, found["state"]) == (0, "HALTED"), err
+        _, found, _ = ask(run_dir, "kill", "list")
+        assert found["states"]["GLOBAL"]["reason"] == "drill"
+        assert ask(run_dir, "kill", "rearm")[1]["state"] == "ACTIVE"
 
-    status, _, err, _ = run("down", "--run-dir", run_dir)
-    assert status == 0, err
-    assert system.end()[0] == 0
-    assert system.left() == []
-    assert not Path(run_dir).exists()
+        for arguments, said in ((["NOSUCH"], "NOSUCH"), (["--token", "wrong"], "token")):
+            status, found, err = ask(run_dir, "kill", "trip", *arguments)
+            assert (status, found) == (1, None)
+            assert said in err
+
+        status, _, err, _ = run("down", "--run-dir", run_dir)
+        assert status == 0, err
+        assert system.end()[0] == 0
+        assert system.left() == []
+        assert not Path(run_dir).exists()
