@@ -43,6 +43,7 @@ _READY_S: Final = 180.0  # a first start may compile a strategy
 _STOP_S: Final = 5.0
 _KILL_S: Final = 2.0
 _POLL_S: Final = 0.02
+_READY_POLL_S: Final = 0.05  # every look costs the processes that start some of their cores
 
 #: Order of the ports from ``--port-base`` on.
 _PORTS: Final = (
@@ -357,7 +358,7 @@ class Launcher:
                 faults = "; ".join(f"{name}: {told[name]}" for name in waiting)
                 msg = f"not ready after {_READY_S:.0f} s: {faults}"
                 raise LaunchError(msg)
-            self.stopping.wait(_POLL_S)
+            self.stopping.wait(_READY_POLL_S)
 
     def check(self) -> None:
         """Raise LaunchError when a process has ended by itself."""
