@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 import zmq
 
-from tickpath.common import process, udp
+from tickpath.common import links, process, udp
 from tickpath.common.protocols import ouch50, soupbintcp
 from tickpath.common.records import format_cl_ord_id, pack_cl_ord_id
 
@@ -40,8 +40,10 @@ def _begin(cores: tuple[int, ...]) -> zmq.Context[zmq.Socket[bytes]]:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     process.die_with_parent()
     process.widen()
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(1)
-    setup = process.place(cores, -10)
+    setup = process.Setup()
+    process.renice(setup, -10)
+    context = links.make_context()
+    process.pin(setup, cores)
     process.lock_memory(setup)
     gc.collect()
     gc.freeze()

@@ -27,9 +27,9 @@ from typing import Any, Final, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from tickpath.common.jit import direct
 from tickpath.common.kernels.hist import record
 from tickpath.common.protocols.moldudp64 import end_of_session, heartbeat, session_id
-from tickpath.sim.direct import direct
 from tickpath.sim.kernels import wire
 from tickpath.sim.layout import Counter, Fault
 from tickpath.sim.sources.tape import Tape

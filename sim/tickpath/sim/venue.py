@@ -30,11 +30,11 @@ import numpy as np
 import numpy.typing as npt
 
 from tickpath.common.histogram import HIST_SIZE
+from tickpath.common.jit import direct
 from tickpath.common.protocols import ouch50 as ouch
 from tickpath.common.protocols.ouch50 import Reject, Tag
 from tickpath.common.protocols.soupbintcp import SequencedLog
 from tickpath.common.protocols.wire import RemoteProtocolError
-from tickpath.sim.direct import direct
 from tickpath.sim.kernels import matching
 from tickpath.sim.kernels.matching import Exchange
 from tickpath.sim.layout import Counter, OrderStatus

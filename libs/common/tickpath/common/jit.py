@@ -23,7 +23,7 @@ from typing import Any
 import numba
 import numpy as np
 
-_IMPORT = re.compile(r"^\s*(?:from\s+(tickpath[\w.]*)\s+import\s+([^\n]+)|import\s+(tickpath[\w.]*))", re.M)
+_IMPORT = re.compile(r"^\s*(?:from\s+(tickpath\.[\w.]+)\s+import\s+([^\n]+)|import\s+(tickpath\.[\w.]+))", re.M)
 
 
 def cache_root() -> Path:
@@ -88,3 +88,16 @@ def kernel(signature: Any, **options: Any) -> Callable[[Callable[..., Any]], Any
 def inlined(function: Callable[..., Any]) -> Any:
     """Decorator for helpers that only kernels call: compiled into each caller, typed by the call."""
     return numba.njit(nogil=True)(function)
+
+
+def direct(kernel: Any) -> Callable[..., Any]:
+    """The compiled code of a kernel with one signature, called without looking at the types of the arguments.
+
+    For a kernel with a score of arrays that is called once per message or order, finding out their types costs four
+    times as much as the call itself (6.3 against 1.7 µs, measured with `matching.find_live`). The price: arrays of
+    a wrong type are not refused. So call the kernel itself once with the arrays, when they are made, and this with
+    the same arrays from then on.
+    """
+    (signature,) = kernel.signatures
+    entry: Callable[..., Any] = kernel.overloads[signature].entry_point
+    return entry

@@ -42,13 +42,15 @@ class LinkError(Exception):
 
 
 def make_context(io_cores: tuple[int, ...] = ()) -> zmq.Context[zmq.Socket[bytes]]:
-    """ZeroMQ context whose I/O thread runs on `io_cores` (any core when empty), not on the core of the loop.
+    """ZeroMQ context whose I/O thread runs, from now on, on `io_cores` (empty: on any that its starter may use).
 
-    Call it before the process pins itself: threads inherit the affinity of whoever starts them.
+    Threads inherit the affinity of whoever starts them, and ZeroMQ starts its own with the first socket. Call this
+    before the process pins itself to the core of its loop, or the two would share it.
     """
     context = zmq.Context(1)
     for core in io_cores:
         context.set(zmq.THREAD_AFFINITY_CPU_ADD, core)
+    context.socket(zmq.PAIR).close()
     return context
 
 
@@ -462,7 +464,10 @@ class LogSender:
             (SCHEMA_VERSION, self._kind, self._source, self._epoch, first_seq, now_ns, records.tobytes())
         )
         try:
-            self.socket.send_multipart((consumer.identity, self._topic, payload), zmq.NOBLOCK)
+            # Only the first part can fail; the call for several parts costs as much as two sends more.
+            self.socket.send(consumer.identity, zmq.SNDMORE | zmq.NOBLOCK)
+            self.socket.send(self._topic, zmq.SNDMORE)
+            self.socket.send(payload)
         except zmq.Again:  # its pipe is full: the next pump tries again
             self.held_back += 1
             return False

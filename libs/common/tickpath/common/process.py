@@ -74,22 +74,24 @@ def widen() -> None:
         os.sched_setaffinity(0, range(os.cpu_count() or 1))
 
 
-def place(cores: tuple[int, ...], nice: int) -> Setup:
-    """Pin this process to `cores` (empty: leave it) and set its niceness, as far as the system lets us."""
-    setup = Setup()
+def renice(setup: Setup, nice: int) -> None:
+    """Set the niceness of this thread, and of those that it starts from now on, as far as the system lets us."""
+    try:
+        os.setpriority(os.PRIO_PROCESS, 0, nice)
+    except OSError as error:
+        setup.notes.append(f"nice {nice} refused ({error.strerror}); needs CAP_SYS_NICE")
+    setup.nice = os.getpriority(os.PRIO_PROCESS, 0)
+
+
+def pin(setup: Setup, cores: tuple[int, ...]) -> None:
+    """Keep this thread, and those that it starts from now on, to `cores`; empty: to all that it has."""
     if cores:
         try:
             os.sched_setaffinity(0, cores)
         except OSError as error:
             allowed = sorted(os.sched_getaffinity(0))
             setup.notes.append(f"cores {list(cores)} refused ({error.strerror}); allowed here are {allowed}")
-    try:
-        os.setpriority(os.PRIO_PROCESS, 0, nice)
-    except OSError as error:
-        setup.notes.append(f"nice {nice} refused ({error.strerror}); needs CAP_SYS_NICE")
     setup.cores = tuple(sorted(os.sched_getaffinity(0)))
-    setup.nice = os.getpriority(os.PRIO_PROCESS, 0)
-    return setup
 
 
 def lock_memory(setup: Setup) -> None:

@@ -140,21 +140,26 @@ def run_hot(stage_type: type[Stage]) -> int:
     except (ConfigError, process.AlreadyRunningError) as error:
         print(error, file=sys.stderr)  # noqa: T201 - before the loop, for the side process
         return EXIT_USAGE
-    # Threads inherit the affinity of their starter: the I/O thread first, then this one is pinned.
+    setup = process.Setup()
+    process.renice(setup, config.process.nice)
+    # The I/O thread inherits niceness and cores of whoever starts it: it comes after the one and before the other.
     context = make_context(config.links.io_cores)
+    try:
+        extra = stage_type.extra_fields(config)
+        meta = stage_type.extra_meta(config)
+    except InstrumentError as error:
+        print(error, file=sys.stderr)  # noqa: T201 - before the loop, for the side process
+        context.destroy(linger=0)
+        return EXIT_USAGE
+    texts = {"error": ("u1", (1024,)), "notes": ("u1", (1024,))}
     page = create_hot_page(
-        config.run_dir,
-        stage_type.name,
-        stage_type.counters,
-        stage_type.histograms,
-        {"error": ("u1", (1024,)), "notes": ("u1", (1024,)), **stage_type.extra_fields(config)},
-        stage_type.extra_meta(config),
+        config.run_dir, stage_type.name, stage_type.counters, stage_type.histograms, {**texts, **extra}, meta
     )
     hot = page["hot"]
     hot[Hot.PID], hot[Hot.EPOCH], hot[Hot.STARTED_NS] = os.getpid(), time.time_ns(), now_ns()
     hot[Hot.STATE] = HotState.WARMING
     try:
-        stage = _start(stage_type, config, context, page)
+        stage = _start(stage_type, config, context, page, setup)
     except (StartError, LinkError, InstrumentError, ConfigError, PageError) as error:
         write_text(page, "error", str(error))
         hot[Hot.STATE] = HotState.FAILED
@@ -171,11 +176,13 @@ def run_hot(stage_type: type[Stage]) -> int:
     return 0
 
 
-def _start(stage_type: type[Stage], config: Config, context: zmq.Context[Any], page: Page) -> Stage:
+def _start(
+    stage_type: type[Stage], config: Config, context: zmq.Context[Any], page: Page, setup: process.Setup
+) -> Stage:
     side = None
     with contextlib.suppress(PageError):
         side = Page.open(side_page_path(config.run_dir, stage_type.name))
-    setup = process.place(getattr(config.cores, stage_type.name), config.process.nice)
+    process.pin(setup, getattr(config.cores, stage_type.name))
     stage = stage_type(config, context, page, side)
     stage.warm_up()
     if config.process.lock_memory:

@@ -12,6 +12,7 @@ import zmq
 from tickpath.common.clock import now_ns
 from tickpath.common.config import Config
 from tickpath.common.instruments import load_instruments
+from tickpath.common.jit import direct
 from tickpath.common.kernels.hist import record
 from tickpath.common.kernels.net import DatagramReceiver
 from tickpath.common.links import FanoutSender
@@ -26,6 +27,8 @@ from tickpath.feed.layout import Channel, Count, Hop
 _SLOT_BYTES = 2048
 _MIN_BLOCK = 2 + 12  # the shortest message that can make a tick is longer
 _BATCHES_PER_TURN = 4
+
+_decode = direct(decode)  # `Feed.warm_up` has the types checked once
 
 
 class Feed(Stage):
@@ -92,7 +95,7 @@ class Feed(Stage):
                     break
                 worked = True
                 recv_ns = now_ns()
-                n = decode(self.state, self.receiver.buffer, self.receiver.lengths, arrived, recv_ns, self.ticks)
+                n = _decode(self.state, self.receiver.buffer, self.receiver.lengths, arrived, recv_ns, self.ticks)
                 if n:
                     decoded_ns = now_ns()
                     self.decoded_ns[:n] = decoded_ns
