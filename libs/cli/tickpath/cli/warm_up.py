@@ -1,25 +1,28 @@
-"""Compiling every kernel once, in one process, before five processes would do it at the same time.
+"""Compiling every kernel once, before five processes would do it at the same time.
 
 `ensure_warm` is for the launcher and imports no Numba: a stamp in the cache says that the kernels of exactly these
-sources were compiled on this kind of processor. ``python -m tickpath.cli.warm_up`` does the work and reports it line
-by line.
+sources were compiled on this kind of processor. ``python -m tickpath.cli.warm_up MODULE...`` does a part of the work
+and reports it line by line; as many of them run at once as there are cores.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
+import itertools
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import tickpath
-from tickpath.common.config import CONFIG_ENV, Config, ConfigError, load_config
+from tickpath.common.config import CONFIG_ENV, Config, ConfigError, config_path, load_config
 
 _MARK = "@kernel("
 
@@ -34,19 +37,31 @@ def cache_root() -> Path:
     return Path(root) if root else Path.home() / ".cache" / "tickpath"
 
 
-def kernel_modules() -> list[str]:
-    """Names of all modules that hold kernels; those that others build on come first."""
-    found = []
+def kernel_modules() -> dict[str, list[str]]:
+    """Modules that hold kernels, by the folder that they are in; those that others build on come first.
+
+    A folder is the unit of work. The exchange's come last: they need the most of what is compiled before.
+    """
+    found: dict[str, list[str]] = {}
     for folder in map(Path, tickpath.__path__):
         for path in sorted(folder.rglob("*.py")):
             name = "tickpath." + ".".join(path.relative_to(folder).with_suffix("").parts)
             if ".kernels." in name and any(line.startswith(_MARK) for line in path.read_text("utf-8").splitlines()):
-                found.append(name)
-    return sorted(found, key=lambda name: (not name.startswith("tickpath.common."), name))
+                found.setdefault(name.rpartition(".")[0], []).append(name)
+    order = ("common", "risk", "exec", "signals", "feed", "sim")
+    return dict(sorted(found.items(), key=lambda item: (_place(item[0], order), item[0])))
 
 
-def fingerprint(config: Config) -> str:
-    """What the machine code depends on: sources, strategies, compiler, interpreter, processor."""
+def _place(name: str, order: Sequence[str]) -> int:
+    service = name.split(".")[1]
+    return order.index(service) if service in order else len(order)
+
+
+def fingerprint(config: Config, base: Path) -> str:
+    """What the machine code depends on: sources, strategies, compiler, interpreter, processor.
+
+    Files of strategies are relative to `base`.
+    """
     digest = hashlib.sha256(f"{sys.version} {version('numba')} {version('numpy')} {_processor()}".encode())
     for folder in sorted(map(Path, tickpath.__path__)):
         if (folder / "cli").is_dir():
@@ -55,7 +70,7 @@ def fingerprint(config: Config) -> str:
             digest.update(str(path.relative_to(folder)).encode() + path.read_bytes())
     for strategy in config.signals.strategies:
         digest.update(f"{strategy.path} {strategy.id}".encode())
-        file = Path(strategy.path.rpartition(":")[0])
+        file = base / strategy.path.rpartition(":")[0]
         if file.is_file():
             digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
@@ -71,53 +86,70 @@ def _processor() -> str:
 
 def ensure_warm(
     config: Config,
-    environment: dict[str, str],
+    environment: Mapping[str, str],
     say: Callable[[str], None],
     interrupted: Callable[[], bool] = lambda: False,
     *,
     force: bool = False,
 ) -> bool:
     """Compile what is not in the cache, with progress; False when everything was there. Raises WarmUpError."""
-    stamp = cache_root() / f"warm_{fingerprint(config)}"
+    file = environment.get(CONFIG_ENV)
+    base = config_path(Path(file) if file else None).resolve().parent
+    stamp = cache_root() / f"warm_{fingerprint(config, base)}"
     if stamp.exists() and not force:
         return False
-    command = [sys.executable, "-m", "tickpath.cli.warm_up"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, env=environment) as child:
-        assert child.stdout is not None  # noqa: S101 - it is a pipe
+    folders = kernel_modules()
+    of = sum(map(len, folders.values())) + bool(config.signals.strategies)
+    children: list[subprocess.Popen[bytes]] = []
+    number = itertools.count(1)
+
+    def work(folder: str) -> None:
+        if interrupted():
+            return
+        command = [sys.executable, "-m", "tickpath.cli.warm_up", *folders[folder]]
+        child = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, env=dict(environment), start_new_session=True
+        )
+        children.append(child)
         fault = None
-        for line in child.stdout:
-            step = json.loads(line)
-            if "fault" in step:
-                fault = step["fault"]
-            elif not interrupted():
-                say(f"compiling {step['what']} kernels {step['number']}/{step['of']} …")
+        with child:
+            assert child.stdout is not None  # noqa: S101 - it is a pipe
+            for line in child.stdout:
+                step = json.loads(line)
+                fault = step.get("fault", fault)
+                if "what" in step and not interrupted():
+                    say(f"compiling {step['what']} kernels {next(number)}/{of} …")
+        if child.returncode != 0 and not interrupted():
+            raise WarmUpError(fault or f"compiling {folder} ended with status {child.returncode}; see above")
+
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        futures = [pool.submit(work, folder) for folder in folders]
+        while wait(futures, timeout=0.1).not_done:
             if interrupted():
-                child.terminate()
+                for child in children:
+                    child.kill()
+    for future in futures:
+        future.result()
     if interrupted():
         return False
-    if child.returncode != 0:
-        raise WarmUpError(fault or f"compiling the kernels ended with status {child.returncode}; see above")
     stamp.touch()
     return True
 
 
-def main() -> int:
-    """Import every module that holds kernels in turn, then the configured strategies; one JSON line for each."""
+def main(names: Sequence[str]) -> int:
+    """Import these modules in turn, and after those of signals the configured strategies; one JSON line for each."""
     try:
-        config = load_config(Path(os.environ[CONFIG_ENV]) if CONFIG_ENV in os.environ else None)
+        config = load_config()
+        cache_root().mkdir(parents=True, exist_ok=True)
+        for name in names:
+            _tell(what=name.split(".")[1])
+            importlib.import_module(name)
+        if config.signals.strategies and any(name.startswith("tickpath.signals.") for name in names):
+            _tell(what="strategy")
+            _compile_strategies(config)
     except ConfigError as error:
         _tell(fault=str(error))
         return 1
-    names = kernel_modules()
-    of = len(names) + bool(config.signals.strategies)
-    try:
-        cache_root().mkdir(parents=True, exist_ok=True)
-        for number, name in enumerate(names, start=1):
-            _tell(what=name.split(".")[1], number=number, of=of)
-            importlib.import_module(name)
-        if config.signals.strategies:
-            _tell(what="strategy", number=of, of=of)
-            _compile_strategies(config)
     except OSError as error:
         said = f"cannot keep compiled kernels in {cache_root()}: {error.strerror}"
         _tell(fault=f"{said}; TICKPATH_CACHE names another folder")
@@ -127,13 +159,12 @@ def main() -> int:
 
 def _compile_strategies(config: Config) -> None:
     """As the signals service will; what is wrong with a strategy is for that service to say."""
-    from tickpath.signals.engine import Running, compile_strategies  # noqa: PLC0415 - Numba, only in this process
-    from tickpath.signals.strategy import StrategyError, load_strategy  # noqa: PLC0415
+    from tickpath.signals.engine import compile_strategies  # noqa: PLC0415 - Numba, only in this process
+    from tickpath.signals.hot import configured_strategies  # noqa: PLC0415
+    from tickpath.signals.strategy import StrategyError  # noqa: PLC0415
 
-    try:
-        compile_strategies([Running(load_strategy(item.path), item.id) for item in config.signals.strategies])
-    except StrategyError as error:
-        print(error, file=sys.stderr)  # noqa: T201 - this module is a command of its own
+    with contextlib.suppress(StrategyError):
+        compile_strategies(configured_strategies(config, config_path().resolve().parent))
 
 
 def _tell(**step: Any) -> None:
@@ -141,4 +172,4 @@ def _tell(**step: Any) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))
