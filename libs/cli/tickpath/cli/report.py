@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from tickpath.cli.watch import microseconds
 from tickpath.common.records import FIRST_TERMINAL_STATE, ExecEvent, OrderState
 
 if TYPE_CHECKING:
@@ -323,7 +324,7 @@ def print_report(
         [
             (
                 name.replace("_to_", " → "),
-                *(f"{found[q]:,.1f}" for q in ("p50", "p90", "p99", "p99_9", "max")),
+                *(microseconds(found[q]) for q in ("p50", "p90", "p99", "p99_9", "max")),
                 f"{found['count']:,.0f}",
             )
             for name, found in hops.items()

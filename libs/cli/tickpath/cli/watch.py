@@ -229,7 +229,7 @@ class View:
             if found is not None:
                 label = name.replace("_to_", " → ").replace("_", " ")
                 style = "bold" if (service, name) == HOPS[0] else None
-                table.add_row(label, *(f"{found[q]:,.1f}" for q in ("p50", "p99", "max")), style=style)
+                table.add_row(label, *(microseconds(found[q]) for q in ("p50", "p99", "max")), style=style)
         return table
 
     def _orders(self) -> Table:
@@ -313,6 +313,11 @@ def _table(title: str, *columns: str) -> Table:
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
     return table
+
+
+def microseconds(value: float) -> str:
+    """As people read it: no tenths where nobody cares."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.1f}"
 
 
 def line(sample: Sample) -> str:
