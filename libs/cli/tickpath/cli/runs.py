@@ -7,6 +7,7 @@ time. A folder goes when its system ends; one whose launcher was killed is swept
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -96,11 +97,15 @@ def claim_run_dir(run_dir: Path) -> int:
 def is_alive(run_dir: Path) -> bool:
     """Whether a launcher holds this folder."""
     try:
-        os.close(claim(run_dir, _CLAIM))
-    except AlreadyRunningError:
-        return True
+        descriptor = os.open(run_dir / f"{_CLAIM}.lock", os.O_RDONLY)
     except OSError:
         return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
     return False
 
 
