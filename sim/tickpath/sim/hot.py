@@ -166,15 +166,14 @@ class Sim(Stage):
             # Setting the timer also makes it unreadable again.
             timer.arm(self._timer, due_ns, self._timer_scratch)
             self._armed_ns = due_ns
-        return worked
+        return False
 
-    def tend(self, now: int) -> bool:
+    def tend(self, now: int) -> None:
         """Heartbeats and time-outs of the order connections; the end of the day."""
         if self.player.finished and not self.venue.closed:
             self.venue.set_closed(closed=True)
         self.order_entry.flush()
         self.order_entry.tend(now)
-        return False
 
     def command(self, what: Command, argument: int, now: int) -> None:
         """START and STOP the tape."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -81,15 +81,18 @@ def _bind(socket: zmq.Socket[bytes], address: str) -> None:
 
 
 def _frames_of(socket: zmq.Socket[bytes], errors: Counter[str]) -> Iterator[tuple[bytes, bytes]]:
-    """Two-part messages that are there now. Asking the socket is cheaper than an exception when there is none."""
+    """Two-part messages that are there now. Callers know of the first from their poll; it is asked for more."""
     for _ in range(_FRAMES_PER_TURN):
-        if not int(socket.get(zmq.EVENTS)) & zmq.POLLIN:
+        try:
+            head = socket.recv(zmq.NOBLOCK)
+        except zmq.Again:
             return
-        head = socket.recv(zmq.NOBLOCK)
         if socket.get(zmq.RCVMORE):
             yield head, socket.recv(zmq.NOBLOCK)
         else:  # one part, or what is left of a message of three
             errors["parts"] += 1
+        if not int(socket.get(zmq.EVENTS)) & zmq.POLLIN:
+            return
 
 
 _encode_tuple = msgspec.msgpack.Encoder().encode  # a tuple is an Envelope or a Want, and quicker to make than one
@@ -277,10 +280,15 @@ class FanoutReceiver:
         """Whether the producer was heard within ten heartbeats and nothing is missing."""
         return self._epoch > 0 and now_ns - self._last_heard_ns < 10 * self._config.heartbeat_ms * 1_000_000
 
-    def receive(self, now_ns: int) -> list[Records]:
-        """Batches of records, in order and each record once; views that stay valid."""
+    def receive(self, now_ns: int, ready: Container[Any] | None = None) -> list[Records]:
+        """Batches of records, in order and each record once; views that stay valid.
+
+        `ready`: the sockets that a poll found readable; None tries both.
+        """
         out: list[Records] = []
         for socket, live in ((self.want, False), (self.sub, True)):
+            if ready is not None and socket not in ready:
+                continue
             for _, payload in _frames_of(socket, self.errors):
                 try:
                     envelope, records = frames.decode(payload, self._kind)

@@ -38,7 +38,7 @@ from tickpath.common.pages import (
 )
 from tickpath.common.process import EXIT_USAGE, StartError
 
-_TEND_NS = 5_000_000  # links are tended this often while busy, and whenever the loop is idle
+_TEND_NS = 25_000_000  # links are tended this often while busy, and whenever nothing came for `process.poll_ms`
 _USAGE_NS = 1_000_000_000
 _IDLE_GC_NS = 10_000_000_000
 
@@ -81,13 +81,14 @@ class Stage:
         """Run every kernel once with real types, touch all memory. Raises StartError."""
 
     def turn(self, now: int, ready: Ready) -> bool:
-        """Take what is there from the inputs that are `ready` and pass it on; True when anything was done."""
+        """Take what is there from the inputs that are `ready` and pass it on; True to be called again at once.
+
+        Without any input it is called every `process.poll_ms`.
+        """
         raise StartError(f"stage {self.name} does nothing")
 
-    def tend(self, now: int) -> bool:
-        """Acknowledge, ask again, heartbeat; called every few ms and when idle; True when anything was done."""
-        del now
-        return False
+    def tend(self, now: int) -> None:
+        """Acknowledge, ask again, heartbeat: what need not be done in the same moment."""
 
     def command(self, what: Command, argument: int, now: int) -> None:
         """Act on a command of the side process other than DRAIN."""
@@ -208,19 +209,20 @@ def _loop(stage: Stage, stop: _Stop, hot: Any) -> None:
     garbage.freeze()
     usage.rebase()
     hot[Hot.READY_NS], hot[Hot.STATE] = now_ns(), HotState.READY
-    turns, worked = 0, False
+    turns, again = 0, False
     try:
         while True:
-            ready = dict(poll(0 if worked else poll_ms))
+            ready = dict(poll(0 if again else poll_ms))
             now = now_ns()
-            worked = stage.turn(now, ready)
+            again = stage.turn(now, ready)
+            if ready:
+                hot[Hot.LAST_WORK_NS] = now
             turns += 1
             hot[Hot.TURNS], hot[Hot.LAST_TURN_NS] = turns, now
-            if worked:
-                hot[Hot.LAST_WORK_NS] = now
+            # Not right behind a turn: what one input has begun, the next one usually goes on with.
             if not ready or now - tended >= _TEND_NS:
                 tended = now
-                worked = stage.tend(now) or worked
+                stage.tend(now)
                 if control is not None and control[Control.COMMAND_SEQ] != seen:
                     seen = int(control[Control.COMMAND_SEQ])
                     what = Command(int(control[Control.COMMAND]))

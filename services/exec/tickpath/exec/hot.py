@@ -125,7 +125,7 @@ class Exec(Stage):
             self.sender.serve(now)
         elif worked:
             self.sender.pump(now)
-        return worked
+        return False
 
     def _submit(self, records: npt.NDArray[np.void]) -> None:
         if not self._held:
@@ -139,13 +139,13 @@ class Exec(Stage):
         if not self._held:
             self.receiver.ack(self.receiver.expected_seq - 1)
 
-    def tend(self, now: int) -> bool:
+    def tend(self, now: int) -> None:
         """Links, gateway, journal, page."""
         paused = bool(self._control[Control.PAUSED])
         if paused != self._paused:
             self._paused = paused
             self.gateway.pause(paused)
-        worked = self.gateway.tend(now)
+        self.gateway.tend(now)
         while self._held:
             done = self.gateway.submit(self._held[0], now, late=True)
             if done < len(self._held[0]):
@@ -156,7 +156,6 @@ class Exec(Stage):
         self.receiver.tend(now)
         self.sender.serve(now)
         self._show()
-        return worked
 
     def _show(self) -> None:
         ctx, shown = self.orders.ctx, self._page_state

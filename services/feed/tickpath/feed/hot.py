@@ -87,13 +87,11 @@ class Feed(Stage):
 
     def turn(self, now: int, ready: Ready) -> bool:
         """Take what has arrived, decode it, publish the ticks."""
-        worked = False
         if self.socket.fileno() in ready:
             for _ in range(_BATCHES_PER_TURN):
                 arrived = self.receiver.receive()
                 if arrived <= 0:
                     break
-                worked = True
                 recv_ns = now_ns()
                 n = _decode(self.state, self.receiver.buffer, self.receiver.lengths, arrived, recv_ns, self.ticks)
                 if n:
@@ -108,15 +106,13 @@ class Feed(Stage):
                     break
         if self.sender.want in ready:
             self.sender.serve(now)
-            worked = True
-        return worked
+        return False
 
-    def tend(self, now: int) -> bool:
+    def tend(self, now: int) -> None:
         """Heartbeat on the ticks; counters of the link."""
         self.sender.tend(now)
         self.counts[Count.TICKS_RESENT] = self.sender.replayed
         self.counts[Count.REQUESTS_REFUSED] = self.sender.errors.total()
-        return False
 
     def command(self, what: Command, argument: int, now: int) -> None:
         """START: trust the books again after a gap, by an operator's decision."""

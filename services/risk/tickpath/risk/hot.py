@@ -102,26 +102,23 @@ class Risk(Stage):
 
     def turn(self, now: int, ready: Ready) -> bool:
         """Answers, reports and marks before signals: they inform the decisions and delay them by little."""
-        worked = False
         if self.orders.socket in ready:
             self._take_answers(now)
-            worked = True
         if self.reports.socket in ready:
-            worked = self._take_reports(now) or worked
+            self._take_reports(now)
         if self.ticks.sub in ready or self.ticks.want in ready:
-            worked = self._take_marks(self.ticks.receive(now)) or worked
+            self._take_marks(self.ticks.receive(now, ready))
         self._take_limits()
         # While signals wait here, more of them wait in the link.
         if not self.waiting and self.signals.socket in ready:
             self._take_signals(now)
-        return self._decide() or worked
+        return self._decide()
 
-    def _take_marks(self, batches: list[Records]) -> bool:
+    def _take_marks(self, batches: list[Records]) -> None:
         for ticks in batches:
             apply_ticks(self.state.context, ticks)
-        return bool(batches)
 
-    def _take_reports(self, now: int) -> bool:
+    def _take_reports(self, now: int) -> None:
         batches = self.reports.receive(now)
         if self.reports.epoch != self.report_epoch:
             if self.report_epoch:
@@ -135,7 +132,6 @@ class Risk(Stage):
         if batches:
             self.reports.ack(self.reports.expected_seq - 1)
         self._know(now)
-        return bool(batches)
 
     def _know(self, now: int) -> None:
         """Positions are known when exec is there and its journal was replayed, all that we sent included."""
@@ -171,7 +167,7 @@ class Risk(Stage):
     # -- what goes out -------------------------------------------------------------------------------------------
 
     def _decide(self) -> bool:
-        worked = False
+        """Decide what waits; True when that could not be done in this very moment."""
         # Before the journal was replayed nobody knows which signals were decided in an earlier life, or what a CANCEL
         # should take back; they wait. (Later, when exec is away, new orders are refused: POSITION_UNKNOWN.)
         while self.waiting and self.reports.caught_up and not len(self.left):
@@ -181,7 +177,6 @@ class Risk(Stage):
             if n:
                 self._send(self.out[:n])
             if done:
-                worked = True
                 self.counts[Counter.SIGNALS] += done
                 self.decided.append((first + done - 1, self.log.next_seq - 1 + len(self.left)))
             if done == len(signals):
@@ -190,10 +185,9 @@ class Risk(Stage):
             self.waiting[0] = (first + done, signals[done:])
             if not done:
                 # No room in `out` cannot be, it is empty: the limits are being changed in this very moment.
-                worked = True
-                break
+                return True
             self._take_limits()
-        return worked
+        return False
 
     def _send(self, orders: Records) -> None:
         taken = self.orders.append(orders)
@@ -203,14 +197,13 @@ class Risk(Stage):
             self.counts[Counter.BACK_PRESSURE] += 1
             self.left = orders[taken:].copy()
 
-    def _cancel(self, now: int) -> bool:
+    def _cancel(self, now: int) -> None:
         """Cancels for what is open in HALTED scopes, again and again until none is open."""
         if len(self.left) or not self.state.core[Core.N_ORDERS]:
-            return False
+            return
         n = cancel_halted(self.state.context, now, int(self.cancel_all))
         if n:
             self._send(self.out[:n])
-        return bool(n)
 
     def _take_answers(self, now: int) -> None:
         self.orders.serve(now)
@@ -223,19 +216,19 @@ class Risk(Stage):
             orders, self.left = self.left, self.left[:0]
             self._send(orders)
 
-    def tend(self, now: int) -> bool:
+    def tend(self, now: int) -> None:
         """Links, kill switches, what waited for room; counters."""
-        worked = self._take_marks(self.ticks.tend(now))
+        self._take_marks(self.ticks.tend(now))
         self._take_answers(now)
         self.reports.tend(now)
         self.signals.tend(now)
         self._know(now)
         self._take_limits()
         if self.halted or self.cancel_all:
-            worked = self._cancel(now) or worked
+            self._cancel(now)
             self.cancel_all = self.cancel_all and self.state.core[Core.N_ORDERS] > 0
         self._count()
-        return self._decide() or worked
+        self._decide()
 
     def _count(self) -> None:
         counts, core = self.counts, self.state.core

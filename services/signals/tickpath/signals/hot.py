@@ -105,18 +105,17 @@ class Signals(Stage):
 
     def turn(self, now: int, ready: Ready) -> bool:
         """Reports first, so that strategies know what they own; then the answers, which make room; then ticks."""
-        worked = False
         if self.reports.socket in ready:
-            worked = self._take_reports(now)
+            self._take_reports(now)
         if self.sender.socket in ready:
             self._take_answers(now)
-            worked = True
         # While ticks wait here, more of them wait in the link, or are dropped there and repaired from feed's ring.
         if not self.waiting and (self.ticks.sub in ready or self.ticks.want in ready):
-            self.waiting.extend(self.ticks.receive(now))
-        return self._run_strategies() or worked
+            self.waiting.extend(self.ticks.receive(now, ready))
+        self._run_strategies()
+        return False
 
-    def _take_reports(self, now: int) -> bool:
+    def _take_reports(self, now: int) -> None:
         batches = self.reports.receive(now)
         if self.reports.epoch != self.report_epoch:
             self.report_epoch = self.reports.epoch
@@ -128,16 +127,14 @@ class Signals(Stage):
         for first_seq, records in batches:
             self.engine.apply(records)
             self.reports.ack(first_seq + len(records) - 1)
-        return bool(batches)
 
     def _take_answers(self, now: int) -> None:
         self.sender.serve(now)
         self.engine.acknowledge(self.sender.acked_seq)
 
-    def _run_strategies(self) -> bool:
+    def _run_strategies(self) -> None:
         # Without all reports a strategy does not know what it owns, and must not add to it.
         self.engine.mute(bool(self.control[Control.PAUSED] or self.drain_until_ns or not self.reports.caught_up))
-        worked = False
         while self.waiting:
             ticks = self.waiting[0]
             room = self.log.room
@@ -153,10 +150,8 @@ class Signals(Stage):
                 self.waiting.popleft()
             else:
                 self.waiting[0] = ticks[done:]
-            worked = True
-        return worked
 
-    def tend(self, now: int) -> bool:
+    def tend(self, now: int) -> None:
         """Ask for lost ticks, acknowledge reports, ship again what was not answered; counters of the links."""
         self.waiting.extend(self.ticks.tend(now))
         self.reports.tend(now)
@@ -170,7 +165,7 @@ class Signals(Stage):
         counts[Counter.SIGNALS_RESENT] = self.sender.resent
         counts[Counter.SIGNALS_UNANSWERED] = self.log.next_seq - 1 - self.sender.acked_seq
         counts[Counter.REPORT_EPOCHS] = self.reports.epochs
-        return self._run_strategies()
+        self._run_strategies()
 
     def connected(self, now: int) -> bool:
         """Feed and exec are heard, all reports of the day are applied, risk takes signals."""
