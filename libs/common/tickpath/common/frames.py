@@ -29,6 +29,8 @@ import numpy.typing as npt
 
 from tickpath.common.records import DTYPES, SCHEMA_VERSION, RecordKind
 
+TOPIC_SIZE: Final = 4
+
 
 class FrameError(Exception):
     """A frame that is not one; `reason` is a short word for the counter."""

@@ -80,19 +80,40 @@ def _bind(socket: zmq.Socket[bytes], address: str) -> None:
         raise LinkError(msg) from None
 
 
-def _frames_of(socket: zmq.Socket[bytes], errors: Counter[str]) -> Iterator[tuple[bytes, bytes]]:
-    """Two-part messages that are there now. Callers know of the first from their poll; it is asked for more."""
+def _requests_of(router: zmq.Socket[bytes], errors: Counter[str]) -> Iterator[tuple[bytes, bytes]]:
+    """(identity, WANT) of the requests that are there now."""
     for _ in range(_FRAMES_PER_TURN):
         try:
-            head = socket.recv(zmq.NOBLOCK)
+            parts = router.recv_multipart(zmq.NOBLOCK)
         except zmq.Again:
             return
-        if socket.get(zmq.RCVMORE):
-            yield head, socket.recv(zmq.NOBLOCK)
-        else:  # one part, or what is left of a message of three
+        if len(parts) == 2:
+            yield parts[0], parts[1]
+        else:
             errors["parts"] += 1
-        if not int(socket.get(zmq.EVENTS)) & zmq.POLLIN:
-            return
+
+
+def _receive_frame(socket: zmq.Socket[bytes], kind: int, errors: Counter[str]) -> bytes | None:
+    """Payload of the frame at the head of the queue; None when there is none, or it had not two parts.
+
+    Which part it is shows in the part itself: a topic has four bytes and begins with the letter of its kind, and no
+    payload does. Asking ZeroMQ whether more follows costs as much as receiving it.
+    """
+    try:
+        if not _is_topic(socket.recv(zmq.NOBLOCK), kind):
+            errors["parts"] += 1  # a payload without a topic: what is behind it begins a new frame
+            return None
+        payload = socket.recv(zmq.NOBLOCK)
+        while _is_topic(payload, kind):  # a topic without a payload, then a frame
+            errors["parts"] += 1
+            payload = socket.recv(zmq.NOBLOCK)
+    except zmq.Again:
+        return None
+    return payload
+
+
+def _is_topic(part: bytes, kind: int) -> bool:
+    return len(part) == frames.TOPIC_SIZE and part[0] == kind
 
 
 _encode_tuple = msgspec.msgpack.Encoder().encode  # a tuple is an Envelope or a Want, and quicker to make than one
@@ -214,7 +235,7 @@ class FanoutSender:
 
     def serve(self, now_ns: int) -> None:
         """Answer requests for records that subscribers lack: one frame for each request."""
-        for identity, payload in _frames_of(self.want, self.errors):
+        for identity, payload in _requests_of(self.want, self.errors):
             try:
                 want = frames.decode_want(payload)
             except FrameError as error:
@@ -283,19 +304,21 @@ class FanoutReceiver:
     def receive(self, now_ns: int, ready: Container[Any] | None = None) -> list[Records]:
         """Batches of records, in order and each record once; views that stay valid.
 
-        `ready`: the sockets that a poll found readable; None tries both.
+        One frame from each of the sockets; the next poll tells of more. `ready`: those that a poll found readable;
+        None tries both.
         """
         out: list[Records] = []
         for socket, live in ((self.want, False), (self.sub, True)):
             if ready is not None and socket not in ready:
                 continue
-            for _, payload in _frames_of(socket, self.errors):
-                try:
-                    envelope, records = frames.decode(payload, self._kind)
-                except FrameError as error:
-                    self.errors[error.reason] += 1
-                    continue
-                self._take(envelope, records, now_ns, live, out)
+            if (payload := _receive_frame(socket, self._kind, self.errors)) is None:
+                continue
+            try:
+                envelope, records = frames.decode(payload, self._kind)
+            except FrameError as error:
+                self.errors[error.reason] += 1
+                continue
+            self._take(envelope, records, now_ns, live, out)
         return out
 
     def _take(self, envelope: Envelope, records: Records, now_ns: int, live: bool, out: list[Records]) -> None:
@@ -488,7 +511,7 @@ class LogSender:
 
     def serve(self, now_ns: int) -> None:
         """Take what the consumers want, and pump."""
-        for identity, payload in _frames_of(self.socket, self.errors):
+        for identity, payload in _requests_of(self.socket, self.errors):
             try:
                 self._want(identity, frames.decode_want(payload), now_ns)
             except FrameError as error:
@@ -589,15 +612,15 @@ class LogReceiver:
         return self._epoch > 0 and now_ns - self._last_heard_ns < 10 * self._config.heartbeat_ms * 1_000_000
 
     def receive(self, now_ns: int) -> list[tuple[int, Records]]:
-        """Batches (number of the first record, records), in order."""
+        """Batches (number of the first record, records), in order: of one frame; the next poll tells of more."""
         out: list[tuple[int, Records]] = []
-        for _, payload in _frames_of(self.socket, self.errors):
+        if (payload := _receive_frame(self.socket, self._kind, self.errors)) is not None:
             try:
                 envelope, records = frames.decode(payload, self._kind)
             except FrameError as error:
                 self.errors[error.reason] += 1
-                continue
-            self._take(envelope, records, now_ns, out)
+            else:
+                self._take(envelope, records, now_ns, out)
         return out
 
     def _take(self, envelope: Envelope, records: Records, now_ns: int, out: list[tuple[int, Records]]) -> None:

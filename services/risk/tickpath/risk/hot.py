@@ -108,7 +108,6 @@ class Risk(Stage):
             self._take_reports(now)
         if self.ticks.sub in ready or self.ticks.want in ready:
             self._take_marks(self.ticks.receive(now, ready))
-        self._take_limits()
         # While signals wait here, more of them wait in the link.
         if not self.waiting and self.signals.socket in ready:
             self._take_signals(now)
@@ -184,9 +183,9 @@ class Risk(Stage):
                 continue
             self.waiting[0] = (first + done, signals[done:])
             if not done:
-                # No room in `out` cannot be, it is empty: the limits are being changed in this very moment.
+                # No room in `out` cannot be, it is empty: the limits were changed, or are in this very moment.
+                self._take_limits()
                 return True
-            self._take_limits()
         return False
 
     def _send(self, orders: Records) -> None:

@@ -102,6 +102,7 @@ class Signals(Stage):
         self.engine.apply(np.frombuffer(np.zeros(1, REPORT).tobytes(), REPORT))
         self.out[:] = np.zeros(1, SIGNAL)
         self.engine.reset()
+        self._mute()
 
     def turn(self, now: int, ready: Ready) -> bool:
         """Reports first, so that strategies know what they own; then the answers, which make room; then ticks."""
@@ -127,14 +128,17 @@ class Signals(Stage):
         for first_seq, records in batches:
             self.engine.apply(records)
             self.reports.ack(first_seq + len(records) - 1)
+        self._mute()
 
     def _take_answers(self, now: int) -> None:
         self.sender.serve(now)
         self.engine.acknowledge(self.sender.acked_seq)
 
-    def _run_strategies(self) -> None:
+    def _mute(self) -> None:
         # Without all reports a strategy does not know what it owns, and must not add to it.
         self.engine.mute(bool(self.control[Control.PAUSED] or self.drain_until_ns or not self.reports.caught_up))
+
+    def _run_strategies(self) -> None:
         while self.waiting:
             ticks = self.waiting[0]
             room = self.log.room
@@ -153,6 +157,7 @@ class Signals(Stage):
 
     def tend(self, now: int) -> None:
         """Ask for lost ticks, acknowledge reports, ship again what was not answered; counters of the links."""
+        self._mute()
         self.waiting.extend(self.ticks.tend(now))
         self.reports.tend(now)
         self._take_answers(now)
@@ -179,6 +184,7 @@ class Signals(Stage):
     def begin_drain(self, now: int) -> None:
         """No new orders from now on; cancels still leave."""
         self.drain_until_ns = now + _DRAIN_NS
+        self._mute()
 
     def drained(self, now: int) -> bool:
         """Every signal is answered, or nobody answers any more."""
