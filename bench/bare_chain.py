@@ -29,7 +29,7 @@ from pathlib import Path
 import numpy as np
 import zmq
 
-from tickpath.common import links, process, udp
+from tickpath.common import process, udp
 from tickpath.common.protocols import ouch50, soupbintcp
 from tickpath.common.records import format_cl_ord_id, pack_cl_ord_id
 
@@ -43,7 +43,8 @@ def _begin(cores: tuple[int, ...]) -> zmq.Context[zmq.Socket[bytes]]:
     process.widen()
     setup = process.Setup()
     process.renice(setup, -10)
-    context = links.make_context()
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(1)
+    context.socket(zmq.PAIR).close()  # starts the I/O thread: before this one is pinned, as the pipeline does
     process.pin(setup, cores)
     process.lock_memory(setup)
     gc.collect()

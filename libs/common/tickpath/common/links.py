@@ -14,6 +14,7 @@ Everything is non-blocking. Producers bind, consumers connect. What a consumer s
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import Counter, deque
 from collections.abc import Container, Iterator
@@ -28,13 +29,19 @@ import zmq
 from tickpath.common import frames
 from tickpath.common.config import LinksConfig
 from tickpath.common.frames import Envelope, FrameError, Want
+from tickpath.common.jit import direct
+from tickpath.common.kernels.zeromq import receive_frame, send
 from tickpath.common.records import DTYPES, SCHEMA_VERSION, RecordKind
 
 Records = npt.NDArray[np.void]
 Address = tuple[str, str]  # of the data, of the WANT socket
 
 _FRAMES_PER_TURN = 64  # most frames that one call of receive() takes, so that no input starves another
+_ENVELOPE_BYTES = 1024  # of a frame beyond its records, more than enough
 _HELD_FRAMES = 4096  # most live frames kept back while a gap is being repaired
+
+
+_receive_frame, _send = direct(receive_frame), direct(send)
 
 
 class LinkError(Exception):
@@ -93,27 +100,31 @@ def _requests_of(router: zmq.Socket[bytes], errors: Counter[str]) -> Iterator[tu
             errors["parts"] += 1
 
 
-def _receive_frame(socket: zmq.Socket[bytes], kind: int, errors: Counter[str]) -> bytes | None:
-    """Payload of the frame at the head of the queue; None when there is none, or it had not two parts.
+class _Inbox:
+    """Frames of one socket, received by the kernel into memory of this object."""
 
-    Which part it is shows in the part itself: a topic has four bytes and begins with the letter of its kind, and no
-    payload does. Asking ZeroMQ whether more follows costs as much as receiving it.
-    """
-    try:
-        if not _is_topic(socket.recv(zmq.NOBLOCK), kind):
-            errors["parts"] += 1  # a payload without a topic: what is behind it begins a new frame
+    def __init__(
+        self, socket: zmq.Socket[bytes], kind: RecordKind, config: LinksConfig, errors: Counter[str]
+    ) -> None:
+        self._address = socket.underlying
+        self._kind = int(kind)
+        self._buffer = np.zeros(config.frame_records * DTYPES[kind].itemsize + _ENVELOPE_BYTES, dtype=np.uint8)
+        self._errors = errors
+
+    def take(self) -> bytes | None:
+        """Payload of the frame at the head of the queue; None when there is none."""
+        size = _receive_frame(self._address, self._buffer, frames.TOPIC_SIZE, self._kind)
+        if size < 0:
             return None
-        payload = socket.recv(zmq.NOBLOCK)
-        while _is_topic(payload, kind):  # a topic without a payload, then a frame
-            errors["parts"] += 1
-            payload = socket.recv(zmq.NOBLOCK)
-    except zmq.Again:
-        return None
-    return payload
-
-
-def _is_topic(part: bytes, kind: int) -> bool:
-    return len(part) == frames.TOPIC_SIZE and part[0] == kind
+        if size >> 32:
+            self._errors["parts"] += size >> 32
+            size &= 0xFFFFFFFF
+            if not size:
+                return None
+        if size > len(self._buffer):
+            self._errors["size"] += 1
+            return None
+        return self._buffer[:size].tobytes()
 
 
 _encode_tuple = msgspec.msgpack.Encoder().encode  # a tuple is an Envelope or a Want, and quicker to make than one
@@ -201,6 +212,7 @@ class FanoutSender:
         self._pub = _socket(context, zmq.PUB, config)
         self.want = _socket(context, zmq.ROUTER, config)
         _bind(self._pub, address[0])
+        self._address = self._pub.underlying
         _bind(self.want, address[1])
         self._last_sent_ns = 0
         self.replayed = 0
@@ -215,8 +227,7 @@ class FanoutSender:
         return _encode_tuple((SCHEMA_VERSION, self._kind, self._source, self._epoch, first_seq, now_ns, packed))
 
     def _publish(self, payload: bytes, now_ns: int) -> None:
-        self._pub.send(self._topic, zmq.SNDMORE)
-        self._pub.send(payload)
+        _send(self._address, np.frombuffer(self._topic + payload, np.uint8), frames.TOPIC_SIZE, 0)
         self._last_sent_ns = now_ns
 
     def send(self, records: Records, now_ns: int) -> None:
@@ -286,6 +297,10 @@ class FanoutReceiver:
         self.received = self.repaired = self.lost = self.gaps = self.duplicates = self.epochs = 0
         self.missed_before_joining = self.unheard = 0
         self.errors: Counter[str] = Counter()
+        self._inboxes = tuple(
+            (socket, _Inbox(socket, kind, config, self.errors), live)
+            for socket, live in ((self.want, False), (self.sub, True))
+        )
 
     @property
     def sockets(self) -> tuple[zmq.Socket[bytes], zmq.Socket[bytes]]:
@@ -308,10 +323,10 @@ class FanoutReceiver:
         None tries both.
         """
         out: list[Records] = []
-        for socket, live in ((self.want, False), (self.sub, True)):
+        for socket, inbox, live in self._inboxes:
             if ready is not None and socket not in ready:
                 continue
-            if (payload := _receive_frame(socket, self._kind, self.errors)) is None:
+            if (payload := inbox.take()) is None:
                 continue
             try:
                 envelope, records = frames.decode(payload, self._kind)
@@ -451,6 +466,7 @@ class LogSender:
         self.socket = _socket(context, zmq.ROUTER, config)
         self.socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         _bind(self.socket, address[1])
+        self._address = self.socket.underlying
         self._consumers: dict[str, _Consumer] = {}
         self.resent = self.held_back = self.departed = 0
         self.errors: Counter[str] = Counter()
@@ -494,15 +510,12 @@ class LogSender:
         payload = _encode_tuple(
             (SCHEMA_VERSION, self._kind, self._source, self._epoch, first_seq, now_ns, records.tobytes())
         )
-        try:
-            # Only the first part can fail; the call for several parts costs as much as two sends more.
-            self.socket.send(consumer.identity, zmq.SNDMORE | zmq.NOBLOCK)
-            self.socket.send(self._topic, zmq.SNDMORE)
-            self.socket.send(payload)
-        except zmq.Again:  # its pipe is full: the next pump tries again
+        data = np.frombuffer(consumer.identity + self._topic + payload, np.uint8)
+        error = _send(self._address, data, len(consumer.identity), frames.TOPIC_SIZE)
+        if error == -errno.EAGAIN:  # its pipe is full: the next pump tries again
             self.held_back += 1
             return False
-        except zmq.ZMQError:  # it is gone: nothing is for it until it says WANT again
+        if error:  # it is gone: nothing is for it until it says WANT again
             self.departed += 1
             consumer.limit = 0
             return False
@@ -591,6 +604,7 @@ class LogReceiver:
         self._caught_up = False
         self.received = self.duplicates = self.rewinds = self.epochs = self.unheard = 0
         self.errors: Counter[str] = Counter()
+        self._inbox = _Inbox(self.socket, kind, config, self.errors)
 
     @property
     def expected_seq(self) -> int:
@@ -614,7 +628,7 @@ class LogReceiver:
     def receive(self, now_ns: int) -> list[tuple[int, Records]]:
         """Batches (number of the first record, records), in order: of one frame; the next poll tells of more."""
         out: list[tuple[int, Records]] = []
-        if (payload := _receive_frame(self.socket, self._kind, self.errors)) is not None:
+        if (payload := self._inbox.take()) is not None:
             try:
                 envelope, records = frames.decode(payload, self._kind)
             except FrameError as error:

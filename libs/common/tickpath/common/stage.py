@@ -13,16 +13,19 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from enum import IntEnum
 from typing import Any, ClassVar
 
+import numpy as np
 import zmq
 
 from tickpath.common import process
 from tickpath.common.clock import now_ns
 from tickpath.common.config import Config, ConfigError, load_config
 from tickpath.common.instruments import InstrumentError
+from tickpath.common.jit import direct
+from tickpath.common.kernels.zeromq import POLL_ITEM, wait
 from tickpath.common.links import LinkError, make_context
 from tickpath.common.pages import (
     Command,
@@ -42,7 +45,10 @@ _TEND_NS = 25_000_000  # links are tended this often while busy, and whenever no
 _USAGE_NS = 1_000_000_000
 _IDLE_GC_NS = 10_000_000_000
 
-Ready = dict[Any, int]
+_wait = direct(wait)
+
+#: Those of `Stage.inputs` that can be read.
+Ready = tuple[Any, ...]
 
 
 class Stage:
@@ -196,10 +202,13 @@ def _start(
 
 
 def _loop(stage: Stage, stop: _Stop, hot: Any) -> None:
-    poller = zmq.Poller()
-    for source in stage.inputs():
-        poller.register(source, zmq.POLLIN)
-    poll: Callable[[int], list[tuple[Any, int]]] = poller.poll
+    sources = tuple(stage.inputs())
+    items = np.zeros(len(sources), dtype=POLL_ITEM)
+    for item, source in zip(items, sources, strict=True):
+        item["events"] = zmq.POLLIN
+        item["fd" if isinstance(source, int) else "socket"] = source if isinstance(source, int) else source.underlying
+    revents = items["revents"]
+    wait(items, 0)  # types are checked here, once
     garbage, usage = process.GarbageWatch(hot), process.UsageWatch(hot)
     control = stage.side["control"] if stage.side is not None else None
     seen = int(control[Control.COMMAND_SEQ]) if control is not None else 0
@@ -212,7 +221,8 @@ def _loop(stage: Stage, stop: _Stop, hot: Any) -> None:
     turns, again = 0, False
     try:
         while True:
-            ready = dict(poll(0 if again else poll_ms))
+            n_ready = _wait(items, 0 if again else poll_ms)
+            ready = tuple(s for s, flags in zip(sources, revents.tolist(), strict=True) if flags) if n_ready else ()
             now = now_ns()
             again = stage.turn(now, ready)
             if ready:
