@@ -9,6 +9,7 @@ that does not end in its time is killed, with a note. What the launcher has not 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import secrets
@@ -21,13 +22,14 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
 from tickpath.cli import runs
 from tickpath.cli.redis_server import RedisServer, RedisServerError
-from tickpath.cli.warm_up import WarmUpError, ensure_warm
+from tickpath.cli.warm_up import WarmUpError, cache_root, ensure_warm
 from tickpath.common.config import CONFIG_ENV, ENV_PREFIX, SERVICES, Config, config_path, load_config
 from tickpath.common.pages import Hot, HotState, Page, PageError, hot_page_path
 
@@ -302,8 +304,23 @@ class Launcher:
         self._children[name] = _Child(name, process, log)
 
     def _write_instruments(self) -> None:
-        """The instruments of recorded data, by the code that plays it, in a process of its own (it needs Numba)."""
+        """The instruments of recorded data; what was found in the same files before is kept beside the kernels."""
         target = self.run_dir / "instruments.csv"
+        known = cache_root() / f"data_{_identity(self.options.data)}.json"
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            found = json.loads(known.read_text("utf-8"))
+            target.write_text(found["instruments"], "utf-8")
+            self.tape = found["tape"]
+            return
+        self._read_data(target)
+        with contextlib.suppress(OSError):
+            text = json.dumps({"tape": self.tape, "instruments": target.read_text("utf-8")})
+            temporary = known.with_suffix(f".{os.getpid()}")
+            temporary.write_text(text, "utf-8")
+            temporary.replace(known)
+
+    def _read_data(self, target: Path) -> None:
+        """By the code that plays it, in a process of its own, because that needs Numba."""
         command = [sys.executable, "-m", "tickpath.cli.data", str(target), *map(str, self.options.data)]
         child = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=self._environment, start_new_session=True
@@ -458,6 +475,20 @@ def _to_environment(sections: Mapping[str, Any]) -> dict[str, str]:
 
 def _to_text(value: Any) -> str:
     return json.dumps(value) if isinstance(value, (list, dict, bool)) else str(value)
+
+
+def _identity(files: tuple[Path, ...]) -> str:
+    """Of the contents of files, as far as the file system tells; and of the code that reads them."""
+    digest = hashlib.sha256(version("tickpath-sim").encode())
+    for file in files:
+        try:
+            facts = file.stat()
+        except OSError:
+            facts = None
+        digest.update(
+            repr((str(file.absolute()), facts and (facts.st_size, facts.st_mtime_ns, facts.st_ino))).encode()
+        )
+    return digest.hexdigest()[:16]
 
 
 def _free_ports(host: str, n: int) -> list[int]:
