@@ -270,13 +270,12 @@ def _processes(first: Sample, last: Sample) -> dict[str, dict[str, Any]]:
     seconds = max(1e-9, last.at_s - first.at_s)
     found: dict[str, dict[str, Any]] = {}
     for name, process in last.processes.items():
-        service, kind = name.split(".")
         before = first.processes.get(name)
         cpu_s = process.cpu_s - (before.cpu_s if before and before.pid == process.pid else 0.0)
         found[name] = {
             "cpu_percent": round(100 * cpu_s / seconds, 1),
             "rss_mb": round(process.rss_mb, 1),
-            "gc_pauses": last.services[service].hot[Hot.GC_COUNT] if kind == "hot" else None,
+            "gc_pauses": last.collections[name] - (0 if name.endswith(".hot") else first.collections.get(name, 0)),
             "cores": process.cores,
         }
     return found

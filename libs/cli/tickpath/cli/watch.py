@@ -68,6 +68,7 @@ class Sample:
     at_s: float
     services: dict[str, ServiceSample] = field(default_factory=dict)
     processes: dict[str, ProcessSample] = field(default_factory=dict)
+    collections: dict[str, int] = field(default_factory=dict)  # of the garbage collector, by process
     risk_core: dict[str, int] = field(default_factory=dict)
     risk_reasons: dict[str, int] = field(default_factory=dict)
     positions: dict[str, dict[str, int]] = field(default_factory=dict)  # risk, exchange: symbol -> lots, no zeros
@@ -123,6 +124,8 @@ class Watch:
                 process = read_process(pid)
                 if process is not None:
                     sample.processes[f"{name}.{kind}"] = process
+            sample.collections[f"{name}.hot"] = hot[Hot.GC_COUNT]
+            sample.collections[f"{name}.side"] = int(side["control"][Control.SIDE_GC_COUNT]) if side else 0
         self._read_risk(sample)
         self._read_exchange(sample)
         return sample

@@ -90,6 +90,7 @@ class Control(IntEnum):
     VERSION = 4  # of the side page's groups: odd while being written
     ARGUMENT = 5  # of the command
     SIDE_PID = 6
+    SIDE_GC_COUNT = 7  # collections of the side process since it started
 
 
 class Command(IntEnum):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -182,6 +183,7 @@ class Service:
         while True:
             assert self._hot is not None  # noqa: S101 - started before, for the type checker
             status = self._hot.poll()
+            self.side["control"][Control.SIDE_GC_COUNT] = sum(of["collections"] for of in gc.get_stats())
             if status is None:
                 await asyncio.sleep(0.05)
                 continue
