@@ -339,7 +339,7 @@ def print_report(
                 name,
                 f"{found['cpu_percent']:.1f}",
                 f"{found['rss_mb']:.1f}",
-                "" if found["gc_pauses"] is None else str(found["gc_pauses"]),
+                str(found["gc_pauses"]),
                 ",".join(map(str, found["cores"])),
             )
             for name, found in report["processes"].items()
