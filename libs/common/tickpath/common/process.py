@@ -46,21 +46,28 @@ class AlreadyRunningError(Exception):
     """Another process of this name runs on the same run_dir."""
 
 
-def claim(run_dir: Path, name: str) -> int:
+def claim(run_dir: Path, name: str, wait_s: float = 0.0) -> int:
     """Make sure that there is one process of this name on `run_dir`; returns the descriptor that holds the claim.
+
+    Waits up to `wait_s` for an earlier one that is on its way out. Raises AlreadyRunningError.
 
     The kernel lets go of the claim when the process dies, however it dies. Without it a second ``bind`` on an
     ``ipc://`` path would silently take the name over from the first process.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(run_dir / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        msg = f"a process {name!r} runs on {run_dir} already; stop it, or choose another run_dir"
-        raise AlreadyRunningError(msg) from None
-    return descriptor
+    until = time.monotonic() + wait_s
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            if time.monotonic() < until:
+                time.sleep(0.02)
+                continue
+            os.close(descriptor)
+            msg = f"a process {name!r} runs on {run_dir} already; stop it, or choose another run_dir"
+            raise AlreadyRunningError(msg) from None
+        return descriptor
 
 
 def die_with_parent() -> None:

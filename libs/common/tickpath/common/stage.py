@@ -143,7 +143,8 @@ def run_hot(stage_type: type[Stage]) -> int:
     stop = _Stop()
     try:
         config = load_config()
-        claimed = process.claim(config.run_dir, f"{stage_type.name}.hot")
+        # When a side process was killed, its hot one is still draining.
+        claimed = process.claim(config.run_dir, f"{stage_type.name}.hot", config.exec.drain_timeout_ms / 1000 + 2)
     except (ConfigError, process.AlreadyRunningError) as error:
         print(error, file=sys.stderr)  # noqa: T201 - before the loop, for the side process
         return EXIT_USAGE

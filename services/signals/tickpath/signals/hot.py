@@ -70,6 +70,7 @@ class Signals(Stage):
         self.control = side["control"] if side is not None else np.zeros(len(Control), dtype=np.int64)
         self.waiting: deque[Records] = deque()  # ticks that the strategies have not seen yet
         self.report_epoch = 0
+        self.paused = 0
         self.drain_until_ns = 0
 
     def _make_engine(self) -> Engine:
@@ -113,6 +114,8 @@ class Signals(Stage):
         # While ticks wait here, more of them wait in the link, or are dropped there and repaired from feed's ring.
         if not self.waiting and (self.ticks.sub in ready or self.ticks.want in ready):
             self.waiting.extend(self.ticks.receive(now, ready))
+        if self.control[Control.PAUSED] != self.paused:
+            self._mute()
         self._run_strategies()
         return False
 
@@ -135,8 +138,9 @@ class Signals(Stage):
         self.engine.acknowledge(self.sender.acked_seq)
 
     def _mute(self) -> None:
+        self.paused = int(self.control[Control.PAUSED])
         # Without all reports a strategy does not know what it owns, and must not add to it.
-        self.engine.mute(bool(self.control[Control.PAUSED] or self.drain_until_ns or not self.reports.caught_up))
+        self.engine.mute(bool(self.paused or self.drain_until_ns or not self.reports.caught_up))
 
     def _run_strategies(self) -> None:
         while self.waiting:
