@@ -249,7 +249,7 @@ def main() -> int:
         print(f"the recorded data is not there: {', '.join(missing)}", file=sys.stderr)  # noqa: T201
         return 3
     stop, console = StopRequest(), Console(stderr=True)
-    seconds, turns = (6.0, 1) if arguments.quick else (20.0, 3)
+    seconds, turns = (6.0, 1) if arguments.quick else (15.0, 3)
 
     def say(text: str) -> None:
         console.print(f"bench: {text}", highlight=False, markup=False)
