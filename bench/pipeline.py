@@ -28,9 +28,10 @@ from rich.table import Table
 from tickpath.cli.demo import DemoOptions, _Run, _sections
 from tickpath.cli.launcher import Launcher, LaunchError, Options, StopRequest
 from tickpath.cli.report import make_report
+from tickpath.common.config import SERVICES
 from tickpath.common.histogram import HIST_SIZE, MAX, summary_us
 from tickpath.common.instruments import load_instruments
-from tickpath.common.pages import Page, hot_page_path
+from tickpath.common.pages import Hot, Page, hot_page_path
 from tickpath.common.records import ExecEvent
 
 ROOT = Path(__file__).parents[1]
@@ -85,8 +86,15 @@ def run_pipeline(
         system.start()
         evidence = _Run(system, options, Console(stderr=True, force_terminal=False), stop).evidence()
         hist = _tick_to_order(system.run_dir)
+        growth = _memory_growth(system.run_dir)
     sends = evidence.journal[evidence.journal["event"] == ExecEvent.SEND]
-    return make_report(evidence), hist, np.unique(sends["cause_seq"])
+    return {**make_report(evidence), "rss_growth_mb": growth}, hist, np.unique(sends["cause_seq"])
+
+
+def _memory_growth(run_dir: Path) -> dict[str, float]:
+    """Resident memory of each hot process at the end, less that at the moment when it was ready."""
+    hot = {name: Page.open(hot_page_path(run_dir, name))["hot"] for name in (*SERVICES, "sim")}
+    return {name: round(float(h[Hot.RSS_BYTES] - h[Hot.RSS_READY_BYTES]) / 1e6, 1) for name, h in hot.items()}
 
 
 def _tick_to_order(run_dir: Path) -> np.ndarray:
@@ -212,6 +220,7 @@ def _load(rate: int, report: dict[str, Any]) -> dict[str, Any]:
         "tick_to_order_us": report["tick_to_order_us"],
         "cpu_percent": {name: found["cpu_percent"] for name, found in processes.items() if name.endswith(".hot")},
         "rss_mb": {name: found["rss_mb"] for name, found in processes.items() if name.endswith(".hot")},
+        "rss_growth_mb": report["rss_growth_mb"],
     }
 
 
@@ -235,6 +244,9 @@ def show(result: dict[str, Any], console: Console) -> None:
     rate = result.get("sustained")
     if rate:
         console.print(f"highest rate without loss: {rate['messages_per_s']:,} messages/s (target {TARGET_RATE:,})")
+        if rate["messages_per_s"]:
+            grown = ", ".join(f"{name} {mb:+.1f}" for name, mb in rate["rss_growth_mb"].items())
+            console.print(f"resident memory since ready, MB: {grown}")
 
 
 def main() -> int:
