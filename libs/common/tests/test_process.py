@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from enum import IntEnum
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from tickpath.common.pages import Hot
-from tickpath.common.process import AlreadyRunningError, GarbageWatch, Setup, UsageWatch, claim, pin, renice
+from tickpath.common.jit import inlined
+from tickpath.common.pages import N_PAUSES, Hot, Page, PauseKind, create_hot_page, hot_page_path, read_pauses
+from tickpath.common.process import AlreadyRunningError, PauseLog, Setup, Watch, claim, pin, renice
 
 
 def test_a_name_is_claimed_once_and_free_again_when_its_holder_dies(tmp_path: Path) -> None:
@@ -46,20 +51,153 @@ def test_niceness_is_read_back_whatever_the_system_allowed() -> None:
     assert setup.notes == []
 
 
-def test_collections_and_usage_are_counted_in_the_page() -> None:
-    hot = np.zeros(len(Hot), dtype=np.int64)
-    garbage, usage = GarbageWatch(hot), UsageWatch(hot)
-    try:
-        garbage.freeze()
-        usage.rebase()
-        garbage.idle()
-        garbage.idle()
-        time.sleep(0)
-        usage.update()
-    finally:
-        garbage.thaw()
-        usage.close()
+class Nothing(IntEnum):
+    NOTHING = 0
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Page:
+    return create_hot_page(tmp_path, "feed", Nothing, Nothing)
+
+
+@pytest.fixture
+def watch(page: Page) -> Iterator[Watch]:
+    made = Watch(page)
+    made.ready()
+    yield made
+    made.close()
+
+
+def rows(page: Page, kind: PauseKind) -> Any:
+    pauses, _ = read_pauses(page)
+    return pauses[pauses["kind"] == kind]
+
+
+def test_collections_and_usage_are_counted_in_the_page(page: Page, watch: Watch) -> None:
+    hot = page["hot"]
+    watch.garbage.idle()
+    watch.garbage.idle()
+    watch.usage.update()
     assert hot[Hot.GC_COUNT] == 2
     assert hot[Hot.GC_PAUSE_NS] >= hot[Hot.GC_PAUSE_MAX_NS] > 0
     assert hot[Hot.RSS_BYTES] > 1_000_000
     assert hot[Hot.RSS_READY_BYTES] > 1_000_000
+
+
+def test_the_collector_is_frozen_and_off_while_trading_and_as_before_afterwards(page: Page) -> None:
+    watch = Watch(page)
+    watch.ready()
+    try:
+        assert not gc.isenabled()
+        assert gc.get_freeze_count() > 1000
+        kept = [[i] for i in range(100_000)]  # enough to start a collection of a collector that is on
+        assert page["hot"][Hot.GC_COUNT] == 0
+        del kept
+    finally:
+        watch.close()
+    assert gc.isenabled()
+    assert gc.get_freeze_count() == 0
+
+
+def test_only_idle_time_is_collected_in_and_only_the_young_generation(page: Page, watch: Watch) -> None:
+    seen: list[int] = []
+
+    def see(phase: str, info: dict[str, int]) -> None:
+        if phase == "stop":
+            seen.append(info["generation"])
+
+    gc.callbacks.append(see)
+    try:
+        second = 1_000_000_000
+        watch.tend(100 * second, idle=False)
+        assert page["hot"][Hot.GC_COUNT] == 0
+        for at in (100, 105, 109, 111):
+            watch.tend(at * second, idle=True)
+    finally:
+        gc.callbacks.remove(see)
+    assert seen == [0, 0]  # at 100 and 111: once in 10 s
+
+
+def test_a_collection_is_logged_with_its_begin_and_end(page: Page, watch: Watch) -> None:
+    before = time.monotonic_ns()
+    gc.collect()
+    after = time.monotonic_ns()
+    (pause,) = rows(page, PauseKind.COLLECTION)
+    assert before <= pause["begin_ns"] < pause["end_ns"] <= after
+    assert pause["lost_ns"] == pause["end_ns"] - pause["begin_ns"]
+    assert pause["count"] == 1
+
+
+def test_a_compilation_after_ready_is_counted_once_whatever_it_compiles_on_the_way(page: Page, watch: Watch) -> None:
+    @inlined
+    def inner(x: int) -> int:
+        return x + 1
+
+    @inlined
+    def outer(x: int) -> int:
+        return int(inner(x) * 2)
+
+    assert outer(1) == 4
+    assert outer(2) == 6
+    assert page["hot"][Hot.COMPILATIONS] == 1
+    (pause,) = rows(page, PauseKind.COMPILATION)
+    assert page["hot"][Hot.COMPILE_NS] == pause["lost_ns"] > 0
+
+
+def test_what_is_compiled_before_ready_or_after_the_end_is_no_pause(page: Page) -> None:
+    @inlined
+    def early(x: int) -> int:
+        return x + 1
+
+    @inlined
+    def late(x: int) -> int:
+        return x + 2
+
+    watch = Watch(page)
+    early(1)
+    watch.ready()
+    early(2)
+    watch.close()
+    late(1)
+    gc.collect()
+    assert page["hot"][Hot.COMPILATIONS] == 0
+    assert len(rows(page, PauseKind.COMPILATION)) == 0
+    assert len(rows(page, PauseKind.COLLECTION)) == 0
+
+
+def test_a_thread_that_loses_its_core_finds_it_in_its_log(tmp_path: Path) -> None:
+    """Two busy processes on one core: the scheduler must take it away from the watched one now and then."""
+    code = (
+        "import os, sys, time; from enum import IntEnum; from pathlib import Path\n"
+        "from tickpath.common.pages import Hot, create_hot_page; from tickpath.common.process import Watch\n"
+        "Nothing = IntEnum('Nothing', [])\n"
+        "page = create_hot_page(Path(sys.argv[1]), 'feed', Nothing, Nothing)\n"
+        "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+        "parent = os.getpid()\n"
+        "child = os.fork()\n"
+        "while child == 0 and os.getppid() == parent: pass\n"
+        "if child == 0: os._exit(0)\n"
+        "watch = Watch(page); watch.ready(); until = time.monotonic() + 30\n"
+        "while page['hot'][Hot.PAUSES] == 0 and time.monotonic() < until:\n"
+        "    for _ in range(200_000): pass\n"
+        "    watch.tend(time.monotonic_ns(), idle=False)\n"
+        "watch.close(); os.kill(child, 9); os.waitpid(child, 0)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, timeout=60)
+    page = Page.open(hot_page_path(tmp_path, "feed"))
+    pauses, _ = read_pauses(page)
+    lost = pauses[np.isin(pauses["kind"], (PauseKind.PREEMPTION, PauseKind.CORE_WAIT))]
+    assert len(lost) > 0
+    assert np.all(lost["begin_ns"] < lost["end_ns"])
+    assert np.all(lost["count"] >= 1)
+
+
+def test_the_ring_keeps_the_last_pauses_and_says_how_many_are_gone(page: Page) -> None:
+    log = PauseLog(page["hot"], page["pauses"])
+    pauses, gone = read_pauses(page)
+    assert (len(pauses), gone) == (0, 0)
+    for i in range(N_PAUSES + 10):
+        log.add(PauseKind.COLLECTION, i, i + 1, 1, 1)
+    pauses, gone = read_pauses(Page.open(page.path))
+    assert gone == 11  # one more than were overwritten: the next row may be under way
+    assert pauses["begin_ns"].tolist() == list(range(gone, N_PAUSES + 10))

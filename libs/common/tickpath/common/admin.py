@@ -72,6 +72,8 @@ def hot_summary(page: Page) -> dict[str, Any]:
             "major_faults": hot[Hot.MAJOR_FAULTS],
             "minor_faults": hot[Hot.MINOR_FAULTS],
             "involuntary_switches": hot[Hot.INVOLUNTARY_SWITCHES],
+            "compilations": hot[Hot.COMPILATIONS],
+            "core_wait_ms": round(hot[Hot.CORE_WAIT_NS] / 1e6, 1),
         },
         "notes": read_text(page, "notes"),
         "error": read_text(page, "error"),

@@ -21,6 +21,7 @@ _GAUGES: Final = {
     Hot.STATE: ("state", "state of the hot process: " + ", ".join(f"{s.value} {s.name.lower()}" for s in HotState)),
     Hot.CONNECTED: ("connected", "1 when every peer of the hot process is there"),
     Hot.RSS_BYTES: ("resident_memory_bytes", "resident memory of the hot process"),
+    Hot.RSS_READY_BYTES: ("resident_memory_ready_bytes", "the same at the moment when it became ready"),
     Hot.LOCKED_BYTES: ("locked_memory_bytes", "memory of the hot process that cannot be paged out"),
     Hot.GC_PAUSE_MAX_NS: ("gc_pause_max_ns", "longest collection of the hot process since it was ready"),
 }
@@ -31,6 +32,8 @@ _COUNTERS: Final = {
     Hot.MAJOR_FAULTS: ("major_faults", "page faults that read from disk since it was ready"),
     Hot.MINOR_FAULTS: ("minor_faults", "page faults since it was ready"),
     Hot.INVOLUNTARY_SWITCHES: ("involuntary_switches", "preemptions since it was ready"),
+    Hot.COMPILATIONS: ("compilations", "JIT compilations since it was ready"),
+    Hot.CORE_WAIT_NS: ("core_wait_ns", "time in which the hot loop was runnable and had no core, since it was ready"),
     Hot.CPU_NS: ("cpu_ns", "processor time of the hot process"),
 }
 

@@ -78,6 +78,12 @@ class Hot(IntEnum):
     COMMAND_SEEN = 19  # last Control.COMMAND_SEQ acted on
     CONNECTED = 20  # 1 when every peer that this stage needs is there
     RSS_READY_BYTES = 21  # resident memory when it became ready
+    DIGEST = 22  # of the stream of decisions, see kernels/digest.py
+    DIGESTED = 23  # records in it
+    PAUSES = 24  # rows ever written to the ring ``pauses``
+    COMPILATIONS = 25  # by the JIT compiler since ready: 0, or something was not warmed up
+    COMPILE_NS = 26  # time spent in them
+    CORE_WAIT_NS = 27  # the loop's thread was runnable and had no core, since ready
 
 
 class Control(IntEnum):
@@ -101,6 +107,46 @@ class Command(IntEnum):
     CANCEL_ALL = 2
     START = 3  # simulated exchange: begin to play
     STOP = 4  # simulated exchange: stop playing
+
+
+class PauseKind(IntEnum):
+    """What stopped a hot loop."""
+
+    COLLECTION = 1  # the garbage collector ran
+    COMPILATION = 2  # the JIT compiler ran
+    MAJOR_FAULT = 3  # memory had to be read from disk
+    PREEMPTION = 4  # the core was taken away: involuntary context switch
+    CORE_WAIT = 5  # woken up, and no core was free for some time
+
+
+#: A row of the ring ``pauses`` of a hot page. Collections and compilations are stamped themselves. Of the other
+#: kinds the system only says how many there were since the last reading: the interval is that between two readings.
+PAUSE: Final = np.dtype(
+    [
+        ("kind", "<i8"),  # PauseKind; 0: never written
+        ("begin_ns", "<i8"),  # CLOCK_MONOTONIC
+        ("end_ns", "<i8"),
+        ("count", "<i8"),  # events in [begin_ns, end_ns]
+        ("lost_ns", "<i8"),  # how long the loop stood still within the interval; 0: the system does not say
+    ]
+)
+N_PAUSES: Final = 4096
+
+
+def read_pauses(page: Page) -> tuple[npt.NDArray[np.void], int]:
+    """The pauses of a hot page, PAUSE[n] in the order of their ends, and how many older ones are overwritten.
+
+    The process may go on writing meanwhile: the row that it might be writing is left out. A page without the ring
+    has no pauses.
+    """
+    if "pauses" not in page:
+        return np.zeros(0, dtype=PAUSE), 0
+    ring, hot = page["pauses"], page["hot"]
+    written = int(hot[Hot.PAUSES])
+    copy = ring.copy()
+    overwritten = max(0, int(hot[Hot.PAUSES]) - len(ring) + 1)
+    rows = copy[np.arange(overwritten, max(overwritten, written)) % len(ring)]
+    return rows[rows["kind"] > 0], overwritten
 
 
 class Page:
@@ -235,7 +281,7 @@ def create_hot_page(
     extra: Fields | None = None,
     meta: Mapping[str, Any] | None = None,
 ) -> Page:
-    """Page of a hot process: ``hot``, ``counters``, ``hist`` and `extra`; the names of both enums go to meta.
+    """Page of a hot process: ``hot``, ``counters``, ``hist``, ``pauses``, `extra`; both enums' names go to meta.
 
     Enum members are numbered from 0; their lower-case names become the names of the metrics.
     """
@@ -243,6 +289,7 @@ def create_hot_page(
         "hot": ("<i8", (len(Hot),)),
         "counters": ("<i8", (max(1, len(counters)),)),
         "hist": ("<i8", (max(1, len(histograms)), HIST_SIZE)),
+        "pauses": (PAUSE, (N_PAUSES,)),
     }
     fields.update(extra or {})
     described = {

@@ -42,8 +42,7 @@ from tickpath.common.pages import (
 from tickpath.common.process import EXIT_USAGE, StartError
 
 _TEND_NS = 25_000_000  # links are tended this often while busy, and whenever nothing came for `process.poll_ms`
-_USAGE_NS = 1_000_000_000
-_IDLE_GC_NS = 10_000_000_000
+_CONNECTED_NS = 1_000_000_000
 
 _wait = direct(wait)
 
@@ -210,14 +209,13 @@ def _loop(stage: Stage, stop: _Stop, hot: Any) -> None:
         item["fd" if isinstance(source, int) else "socket"] = source if isinstance(source, int) else source.underlying
     revents = items["revents"]
     wait(items, 0)  # types are checked here, once
-    garbage, usage = process.GarbageWatch(hot), process.UsageWatch(hot)
+    watch = process.Watch(stage.page)
     control = stage.side["control"] if stage.side is not None else None
     seen = int(control[Control.COMMAND_SEQ]) if control is not None else 0
     poll_ms = stage.config.process.poll_ms
     draining = False
-    tended = used = collected = 0
-    garbage.freeze()
-    usage.rebase()
+    tended = asked = 0
+    watch.ready()
     hot[Hot.READY_NS], hot[Hot.STATE] = now_ns(), HotState.READY
     turns, again = 0, False
     try:
@@ -248,14 +246,9 @@ def _loop(stage: Stage, stop: _Stop, hot: Any) -> None:
                     stage.begin_drain(now)
                 if draining and stage.drained(now):
                     break
-                if now - used >= _USAGE_NS:
-                    used = now
+                if now - asked >= _CONNECTED_NS:
+                    asked = now
                     hot[Hot.CONNECTED] = stage.connected(now)
-                    usage.update()
-                if not ready and now - collected >= _IDLE_GC_NS:
-                    collected = now
-                    garbage.idle()
+                watch.tend(now, idle=not ready)
     finally:
-        usage.update()
-        usage.close()
-        garbage.thaw()
+        watch.close()
