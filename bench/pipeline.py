@@ -4,7 +4,7 @@ What is timed: the exchange stamps each datagram as it sends it and each order a
 matches them by the sequence number of the message that caused the order. So everything between is inside: UDP, four
 processes, three ZeroMQ hops, TCP. What is left out: nothing on that path; starting up is not on it.
 
-Pipeline and bare chain (bench/bare_chain.py) take turns on the same data, so that a noisy machine is noisy to both.
+Pipeline and bare chain (bench/_bare_chain.py) take turns on the same data, so that a noisy machine is noisy to both.
 The load is open loop: the exchange never waits. ``tickpath bench pipeline [--json] [--quick]``.
 """
 
@@ -117,7 +117,7 @@ def run_bare(
             for stage, ready in (("feed", "feed"), ("signals", "signals.up"), ("risk", "risk"), ("exec", "exec")):
                 cores = ",".join(map(str, getattr(config.cores, stage)))
                 command = [
-                    sys.executable, str(ROOT / "bench" / "bare_chain.py"), stage, str(run_dir),
+                    sys.executable, str(ROOT / "bench" / "_bare_chain.py"), stage, str(run_dir),
                     str(config.feed.port), str(config.exec.port), cores, str(run_dir / "causes.npy"), symbol,
                 ]  # fmt: skip
                 chain.append(subprocess.Popen(command))

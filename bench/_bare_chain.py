@@ -10,7 +10,7 @@ its readers, as ticks do. ``signals`` passes on those datagrams that hold a mess
 the messages on which the pipeline sent orders in the run before, and ``exec`` sends one order of the same size for
 each of them. All four are started with the niceness, the locked memory and the cores of the pipeline's hot processes.
 
-Run by bench/pipeline.py: ``python bench/bare_chain.py STAGE RUN_DIR MARKET_DATA_PORT ORDER_PORT CORES CAUSES_FILE
+Run by bench/pipeline.py: ``python bench/_bare_chain.py STAGE RUN_DIR MARKET_DATA_PORT ORDER_PORT CORES CAUSES_FILE
 SYMBOL``.
 """
 
