@@ -51,7 +51,7 @@ class Decoder:
             kept = packet[:SLOT]
             buffer[i, : len(kept)] = list(kept)
             lengths[i] = len(packet) if len(packet) <= SLOT else -SLOT
-        n = decode(self.state, buffer, lengths, len(packets), recv_ns, self.out)
+        n = decode(self.state, buffer, lengths, 0, len(packets), recv_ns, self.out)
         return self.out[:n].copy()
 
     def count(self, which: Count) -> int:

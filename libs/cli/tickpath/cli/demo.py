@@ -57,6 +57,7 @@ class DemoOptions:
     config: Path | None
     port_base: int | None
     keep: Path | None = None
+    lane: str = ""  # empty: as configured
 
 
 def run_demo(options: DemoOptions) -> int:
@@ -112,7 +113,7 @@ def _sections(options: DemoOptions) -> dict[str, Any]:
         "sim": sim,
         "feed": {"host": "127.0.0.1"},
         "exec": {"host": "127.0.0.1", "journal_dir": "journal"},
-        "links": {"transport": "zmq-ipc"},
+        **({"links": {"lane": options.lane}} if options.lane else {}),
     }
 
 
@@ -254,7 +255,16 @@ class _Run:
             hops_us={name: summary_us(hist) for name, hist in gateway.hist.items()} if gateway else {},
             processes=_processes(first, running),
             faults=tuple(faults),
+            lane=self.system.config.links.lane,
+            digests=digests(sample),
         )
+
+
+def digests(sample: Sample) -> dict[str, str]:
+    """Hash of the stream of signals and of orders, without their time stamps: equal when the decisions were."""
+    streams = {"signals": "signals", "orders": "risk"}
+    hot = {stream: sample.services[name].hot for stream, name in streams.items() if name in sample.services}
+    return {stream: f"{words[Hot.DIGEST] & (1 << 64) - 1:016x}" for stream, words in hot.items()}
 
 
 def _reason(log: Path) -> str:

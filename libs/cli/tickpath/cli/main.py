@@ -46,6 +46,14 @@ PortBaseOption = Annotated[
     typer.Option("--port-base", help="Take the ports from N+1 on, so that two systems can run; 0: any free ports."),
 ]
 
+LaneOption = Annotated[
+    str,
+    typer.Option(
+        "--lane",
+        help="How records move: zmq-ipc, zmq-tcp, shm or fused.",
+        show_default="configured",
+    ),
+]
 ReasonOption = Annotated[str, typer.Option("--reason", help="Why, for the record.")]
 
 
@@ -62,16 +70,27 @@ def fail(text: object, status: int = _INPUT) -> NoReturn:
 
 
 def _speed(text: str) -> float | str:
-    if text == "max":
+    if text in ("max", "step"):
         return text
     try:
         value = float(text)
     except ValueError:
         value = 0.0
     if not 0 < value < float("inf"):
-        msg = f"{text!r} is not a speed; allowed are numbers above 0 (1: as recorded) and max"
+        msg = f"{text!r} is not a speed; allowed are numbers above 0 (1: as recorded), max and step"
         raise typer.BadParameter(msg)
     return value
+
+
+def _lane(text: str) -> str:
+    from typing import get_args
+
+    from tickpath.common.config import Lane
+
+    allowed = get_args(Lane)
+    if text and text not in allowed:
+        fail(f"--lane {text!r}: allowed are {', '.join(allowed)}")
+    return text
 
 
 @app.command()
@@ -85,7 +104,7 @@ def demo(
             "--data", help="Recorded file: ITCH 5.0, or LOBSTER messages; may be given again. None: generated."
         ),
     ] = None,
-    speed: Annotated[str, typer.Option("--speed", help="Times the recorded pace, or max.")] = "1",
+    speed: Annotated[str, typer.Option("--speed", help="Times the recorded pace; max; step: in lockstep.")] = "1",
     rate: Annotated[
         float, typer.Option("--rate", min=0, help="Messages per second in place of the recorded pace.")
     ] = 0,
@@ -93,6 +112,7 @@ def demo(
     as_json: JsonOption = False,
     config: ConfigOption = None,
     port_base: PortBaseOption = None,
+    lane: LaneOption = "",
     keep: Annotated[
         Path | None, typer.Option("--keep", help="Copy logs, pages and journal there at the end.")
     ] = None,
@@ -106,7 +126,7 @@ def demo(
         fail(f"--speed: {error}")
     if rate and speed != "1":
         fail("--rate and --speed exclude each other: --rate sets a pace of its own")
-    options = DemoOptions(seconds, tuple(data or ()), pace, rate, seed, as_json, config, port_base, keep)
+    options = DemoOptions(seconds, tuple(data or ()), pace, rate, seed, as_json, config, port_base, keep, _lane(lane))
     _guarded(lambda: run_demo(options))
 
 
@@ -121,11 +141,12 @@ def up(
     config: ConfigOption = None,
     run_dir: Annotated[Path | None, typer.Option("--run-dir", help="Folder for sockets, pages and journal.")] = None,
     port_base: PortBaseOption = None,
+    lane: LaneOption = "",
 ) -> None:
     """Run the services in the foreground until Ctrl-C."""
     from tickpath.cli.up import run_up
 
-    _guarded(lambda: run_up(config, run_dir, port_base, with_sim=with_sim, say=say))
+    _guarded(lambda: run_up(config, run_dir, port_base, with_sim=with_sim, lane=_lane(lane), say=say))
 
 
 @app.command()

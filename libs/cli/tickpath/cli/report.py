@@ -84,6 +84,10 @@ class Evidence:
     hops_us: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     processes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     faults: tuple[str, ...] = ()  # what went wrong with the run itself, in words
+    lane: str = "zmq-ipc"
+    digests: Mapping[str, str] = field(
+        default_factory=dict
+    )  # of the streams of signals and orders
 
     def count(self, service: str, counter: str) -> int:
         """A counter; 0 when the service or the counter is missing, which is a fault of its own."""
@@ -142,7 +146,7 @@ def make_report(evidence: Evidence) -> dict[str, Any]:
         "ok": not find_problems(evidence),
         "seconds": round(evidence.seconds, 3),
         "source": evidence.source,
-        "lane": "zmq-ipc",
+        "lane": evidence.lane,
         "market_data": {
             "sent": sent,
             "received": received,
@@ -162,6 +166,7 @@ def make_report(evidence: Evidence) -> dict[str, Any]:
         "positions_match": _positions_match(evidence),
         "duplicates": _duplicates(evidence, orders),
         "tick_to_order_us": dict(evidence.tick_to_order_us),
+        "digests": dict(evidence.digests),
         "hops_us": {hop: dict(found) for hop, found in evidence.hops_us.items()},
         "processes": {name: dict(found) for name, found in evidence.processes.items()},
     }

@@ -20,7 +20,13 @@ _DOWN_S: Final = 60.0
 
 
 def run_up(
-    config: Path | None, run_dir: Path | None, port_base: int | None, *, with_sim: bool, say: Callable[[str], None]
+    config: Path | None,
+    run_dir: Path | None,
+    port_base: int | None,
+    *,
+    with_sim: bool,
+    lane: str = "",
+    say: Callable[[str], None],
 ) -> int:
     """Start and stay until asked to stop.
 
@@ -30,7 +36,8 @@ def run_up(
     stop = StopRequest()
     if run_dir is None and not with_sim:
         run_dir = load_config(config).run_dir
-    options = Options("up", config, {}, run_dir, port_base, with_sim, own_redis=False)
+    sections = {"links": {"lane": lane}} if lane else {}
+    options = Options("up", config, sections, run_dir, port_base, with_sim, own_redis=False)
     try:
         with Launcher(options, say, stop) as system:
             system.start()

@@ -29,6 +29,10 @@ SECRETS: Final = (("admin", "token"), ("exec", "password"), ("redis", "password"
 Port = Annotated[int, Field(ge=1, le=65535)]
 PowerOfTwo = Annotated[int, Field(ge=2, le=1 << 24)]
 Positive = Annotated[int, Field(ge=1)]
+#: How records move between the stages: ZeroMQ over Unix or TCP sockets, rings in shared memory, or not at all
+#: because all four stages are one process.
+Lane = Literal["zmq-ipc", "zmq-tcp", "shm", "fused"]
+
 Limit = Annotated[int, Field(ge=0, le=2**62)] | Literal["unlimited"]
 
 
@@ -74,7 +78,7 @@ class RedisConfig(_Section):
 class LinksConfig(_Section):
     """How records move between stages."""
 
-    transport: Literal["zmq-ipc", "zmq-tcp"] = "zmq-ipc"
+    lane: Lane = "zmq-ipc"
     tcp_host: str = "127.0.0.1"
     tcp_base_port: Port = 26410  # two ports per link, in the order of LINKS
     frame_records: Annotated[int, Field(ge=1, le=65536)] = 1024  # most records in one frame
@@ -94,6 +98,7 @@ class ProcessConfig(_Section):
     nice: Annotated[int, Field(ge=-20, le=19)] = -10
     lock_memory: bool = True
     poll_ms: Annotated[int, Field(ge=1, le=1000)] = 20  # longest sleep of the loop
+    wait: Literal["adaptive", "spin", "yield", "block"] = "adaptive"  # how the shm and fused lanes wait for input
 
 
 class CoresConfig(_Section):
@@ -204,7 +209,7 @@ class SimConfig(_Section):
     data: tuple[Path, ...] = ()  # recorded files; empty: generate
     seed: int = 1
     rate: Annotated[float, Field(ge=0)] = 0.0  # messages per second; 0: as recorded
-    speed: Annotated[float, Field(gt=0)] | Literal["max"] = 1.0
+    speed: Annotated[float, Field(gt=0)] | Literal["max", "step"] = 1.0
     generate_seconds: Annotated[float, Field(gt=0, le=86_400)] = 60.0
     generate_rate: Annotated[float, Field(gt=0, le=5_000_000)] = 20_000.0
     start: Literal["login", "command"] = "login"
@@ -258,7 +263,7 @@ class Config(BaseSettings):
 
     def link_addresses(self, link: str) -> tuple[str, str]:
         """Addresses of a link's data and of its WANT socket (the lossless links use the second one only)."""
-        if self.links.transport == "zmq-ipc":
+        if self.links.lane != "zmq-tcp":
             base = f"ipc://{self.run_dir.resolve()}/{link}"
             return base, f"{base}.want"
         port = self.links.tcp_base_port + 2 * LINKS.index(link)

@@ -70,6 +70,12 @@ def fingerprint(source: Path) -> str:
     return digest.hexdigest()[:16]
 
 
+def _choose_cache(function: Callable[..., Any]) -> None:
+    folder = cache_root() / fingerprint(Path(function.__code__.co_filename))
+    folder.mkdir(parents=True, exist_ok=True)
+    numba.config.CACHE_DIR = str(folder)  # type: ignore[attr-defined]
+
+
 def kernel(signature: Any, **options: Any) -> Callable[[Callable[..., Any]], Any]:
     """Decorator: compile now (or load from the cache) for exactly `signature`; release the GIL while it runs.
 
@@ -77,10 +83,21 @@ def kernel(signature: Any, **options: Any) -> Callable[[Callable[..., Any]], Any
     """
 
     def compile_it(function: Callable[..., Any]) -> Any:
-        folder = cache_root() / fingerprint(Path(function.__code__.co_filename))
-        folder.mkdir(parents=True, exist_ok=True)
-        numba.config.CACHE_DIR = str(folder)  # type: ignore[attr-defined]
+        _choose_cache(function)
         return numba.njit(signature, cache=True, nogil=True, **options)(function)
+
+    return compile_it
+
+
+def callback(signature: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Decorator: compile now (or load from the cache) as a C function; its ``address`` is what compiled loops call.
+
+    So a loop is compiled once and calls whatever it is given, for example the strategies of the configuration.
+    """
+
+    def compile_it(function: Callable[..., Any]) -> Any:
+        _choose_cache(function)
+        return numba.cfunc(signature, cache=True)(function)
 
     return compile_it
 

@@ -81,7 +81,7 @@ class Feed(Stage):
 
     def warm_up(self) -> None:
         """The kernels are compiled by their import; run them once on nothing, touch the output."""
-        decode(self.state, self.receiver.buffer, self.receiver.lengths, 0, 0, self.ticks)
+        decode(self.state, self.receiver.buffer, self.receiver.lengths, 0, 0, 0, self.ticks)
         record(np.zeros_like(self.hop), 0)
         self.ticks[:] = self.ticks[:1]
 
@@ -93,7 +93,7 @@ class Feed(Stage):
                 if arrived <= 0:
                     break
                 recv_ns = now_ns()
-                n = _decode(self.state, self.receiver.buffer, self.receiver.lengths, arrived, recv_ns, self.ticks)
+                n = _decode(self.state, self.receiver.buffer, self.receiver.lengths, 0, arrived, recv_ns, self.ticks)
                 if n:
                     decoded_ns = now_ns()
                     self.decoded_ns[:n] = decoded_ns

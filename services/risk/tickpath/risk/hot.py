@@ -18,8 +18,9 @@ from tickpath.common.clock import now_ns
 from tickpath.common.config import Config
 from tickpath.common.histogram import empty
 from tickpath.common.instruments import load_instruments
+from tickpath.common.kernels.digest import fold, words_mask
 from tickpath.common.links import FanoutReceiver, LogReceiver, LogSender, Records, RingLog
-from tickpath.common.pages import Command, Control, Fields, Page
+from tickpath.common.pages import Command, Control, Fields, Hot, Page
 from tickpath.common.records import ORDER, REPORT, SIGNAL, TICK, Action, RecordKind, Side
 from tickpath.common.stage import Ready, Stage, run_hot
 from tickpath.risk.kernels.risk import apply_reports, apply_ticks, cancel_halted, evaluate
@@ -28,6 +29,7 @@ from tickpath.risk.limits import FIRST_SYMBOL_ROW, Limits, TradingState, new_row
 from tickpath.risk.reasons import Reason
 from tickpath.risk.state import CORE_REASONS, CORE_SIZE, LIVE, REJECT, Core, RiskState
 
+_DIGESTED: Final = words_mask(ORDER)
 _DRAIN_NS: Final = 2_000_000_000  # how long a stopping process waits for exec to acknowledge
 _OUT_SPARE: Final = 1024
 
@@ -54,6 +56,7 @@ class Risk(Stage):
         self.shared_limits: Limits = side["limits"] if side is not None else new_rows(table)
         # A CANCEL signal can ask for as many cancels as there are open orders.
         self.out = np.zeros(capacity + _OUT_SPARE, dtype=ORDER)
+        self.out_words = self.out.view(np.int64).reshape(len(self.out), -1)
         self.state = RiskState(
             new_rows(table), capacity, self.control, self.out, self.hist,
             cancel_repeat_ns=config.risk.cancel_repeat_ms * 1_000_000,
@@ -174,6 +177,7 @@ class Risk(Stage):
             self.state.core[Core.REFUSE_NEW] = self.drain_until_ns > 0 or self.control[Control.PAUSED] != 0
             done, n = evaluate(self.state.context, signals, now_ns())
             if n:
+                self._digest(n)
                 self._send(self.out[:n])
             if done:
                 self.counts[Counter.SIGNALS] += done
@@ -187,6 +191,11 @@ class Risk(Stage):
                 self._take_limits()
                 return True
         return False
+
+    def _digest(self, n: int) -> None:
+        hot = self.page["hot"]
+        hot[Hot.DIGEST] = fold(hot[Hot.DIGEST], self.out_words, n, _DIGESTED)
+        hot[Hot.DIGESTED] += n
 
     def _send(self, orders: Records) -> None:
         taken = self.orders.append(orders)
@@ -202,6 +211,7 @@ class Risk(Stage):
             return
         n = cancel_halted(self.state.context, now, int(self.cancel_all))
         if n:
+            self._digest(n)
             self._send(self.out[:n])
 
     def _take_answers(self, now: int) -> None:

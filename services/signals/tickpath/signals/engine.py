@@ -36,13 +36,16 @@ _HEAD = """# Written by tickpath.signals.engine; a change here is lost. Made of:
 
 from numba import types
 
-from tickpath.common.jit import kernel
+from tickpath.common.histogram import HIST_SIZE
+from tickpath.common.jit import callback, kernel
+from tickpath.common.kernels.memory import bytes_at, rows_at, signals_at, ticks_at, words_at
 from tickpath.signals.kernels.core import (
     COUNTERS_TYPE, HIST_TYPE, MEMORY_TYPE, SIGNALS_TYPE, TICKS_TYPE,
     admit, begin, lean, open_tables, series_of, settle, spliced, switch_off,
 )
-from tickpath.signals.layout import MAX_INTENTS, Word
+from tickpath.signals.layout import MAX_INTENTS, Counter, Histogram, Word
 
+_COUNTERS, _HISTOGRAMS = len(Counter), len(Histogram)
 _N = int(Word.N_INSTRUMENTS)
 _TABLES = int(Word.TABLES)
 ROOM = MAX_INTENTS * {rows}
@@ -117,6 +120,15 @@ def run(memory, counters, hist, ticks, out, now_ns):
             return t, n_out
         n_out = step(tables, own_tables, counters, hist, ticks[t], out, n_out, now_ns)
     return len(ticks), n_out
+
+
+@callback(types.int64(*(types.int64,) * 9))
+def run_at(memory, size, counters, hist, ticks, n_ticks, out, room, now_ns):
+    done, n_out = run(
+        bytes_at(memory, size), words_at(counters, _COUNTERS), rows_at(hist, _HISTOGRAMS, HIST_SIZE),
+        ticks_at(ticks, n_ticks), signals_at(out, room), now_ns,
+    )
+    return done << 32 | n_out
 """
 
 #: Index of the first strategy's parameters among the tables, without ``words``.
@@ -162,8 +174,8 @@ class Running:
 def compile_strategies(running: Sequence[Running]) -> pytypes.ModuleType:
     """The module with the kernel of these strategies, from the cache if nothing that it is made of has changed.
 
-    It has `run(memory, counters, hist, ticks, out, now_ns)`, which is the loop, and for kernels that fuse several
-    stages `open_strategies(memory, words)` and `step(..)`, one tick, with the room `ROOM` that it needs in `out`.
+    It has `run(memory, counters, hist, ticks, out, now_ns)`, and `run_at`, the same as a C function for compiled
+    loops: addresses and counts in, ``ticks done << 32 | signals written`` out.
     Raises StrategyError if a function does not compile.
     """
     made_of = [f"{r.id}:{r.strategy.name}:{r.strategy.digest()}" for r in running]

@@ -15,8 +15,9 @@ import zmq
 from tickpath.common.clock import now_ns
 from tickpath.common.config import Config, config_path
 from tickpath.common.instruments import load_instruments
+from tickpath.common.kernels.digest import fold, words_mask
 from tickpath.common.links import FanoutReceiver, LogReceiver, LogSender, Records, RingLog
-from tickpath.common.pages import Control, Page
+from tickpath.common.pages import Control, Hot, Page
 from tickpath.common.process import StartError
 from tickpath.common.records import REPORT, SIGNAL, TICK, RecordKind
 from tickpath.common.stage import Ready, Stage, run_hot
@@ -24,6 +25,7 @@ from tickpath.signals.engine import Engine, Running
 from tickpath.signals.layout import Counter, Histogram, memory_page_path
 from tickpath.signals.strategy import StrategyError, load_strategy
 
+_DIGESTED: Final = words_mask(SIGNAL)
 _DRAIN_NS: Final = 2_000_000_000  # how long a stopping process waits for the answers to its last signals
 
 
@@ -58,6 +60,7 @@ class Signals(Stage):
         except StrategyError as error:
             raise StartError(str(error)) from None
         self.out = np.zeros(max(4096, self.engine.room), dtype=SIGNAL)
+        self.out_words = self.out.view(np.int64).reshape(len(self.out), -1)
         if self.engine.room > self.log.capacity:
             msg = f"links.log_ring = {links.log_ring}: one tick may make {self.engine.room} signals"
             raise StartError(msg)
@@ -152,12 +155,18 @@ class Signals(Stage):
             now = now_ns()
             done, n = self.engine.run(ticks, self.out[:room], now)
             if n:
+                self._digest(n)
                 self.sender.append(self.out[:n])
                 self.sender.pump(now)
             if done == len(ticks):
                 self.waiting.popleft()
             else:
                 self.waiting[0] = ticks[done:]
+
+    def _digest(self, n: int) -> None:
+        hot = self.page["hot"]
+        hot[Hot.DIGEST] = fold(hot[Hot.DIGEST], self.out_words, n, _DIGESTED)
+        hot[Hot.DIGESTED] += n
 
     def tend(self, now: int) -> None:
         """Ask for lost ticks, acknowledge reports, ship again what was not answered; counters of the links."""

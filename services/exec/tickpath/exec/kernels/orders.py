@@ -7,15 +7,12 @@ A slot of the pool holds the last REPORT of its order and nothing else, so the p
 from __future__ import annotations
 
 import numpy as np
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
-from numba.np.numpy_support import carray
 
 from tickpath.common.histogram import HIST_SIZE
 from tickpath.common.jit import inlined, kernel
 from tickpath.common.kernels.crc import crc32
 from tickpath.common.kernels.hist import record
+from tickpath.common.kernels.memory import bytes_at, pairs_at, reports_at, rows_at, words_at
 from tickpath.common.records import FIRST_TERMINAL_STATE, REPORT, ExecEvent, OrderState
 from tickpath.exec.layout import Counter, Hop, Reg
 from tickpath.exec.lifecycle import ILLEGAL, TRANSITIONS, Progress
@@ -28,38 +25,6 @@ _MIX = -7046029254386353131  # 2**64 / golden ratio, odd
 #: Entries kept free per open order, so that whatever the venue still reports about it can be journaled.
 ENTRIES_PER_OPEN = 4
 ENTRIES_RESERVED = 64
-
-
-@intrinsic
-def _pointer(typing_context, address):
-    def generate(context, builder, signature, arguments):
-        return builder.inttoptr(arguments[0], cgutils.voidptr_t)
-
-    return types.voidptr(types.int64), generate
-
-
-@inlined
-def reports_at(address, count):
-    """REPORT[count] at an address of the context block."""
-    return carray(_pointer(address), (count,), REPORT)
-
-
-@inlined
-def words_at(address, count):
-    """int64[count] at an address of the context block."""
-    return carray(_pointer(address), (count,), np.int64)
-
-
-@inlined
-def pairs_at(address, count):
-    """int64[count, 2] at an address of the context block."""
-    return carray(_pointer(address), (count, 2), np.int64)
-
-
-@inlined
-def bytes_at(address, count):
-    """uint8[count] at an address of the context block."""
-    return carray(_pointer(address), (count,), np.uint8)
 
 
 @inlined
@@ -77,7 +42,7 @@ def count(ctx, counter, n):
 @inlined
 def measure(ctx, hop, value_ns):
     """Record into a histogram of the page."""
-    hists = carray(_pointer(ctx[Reg.HISTS]), (_N_HOPS, HIST_SIZE), np.int64)
+    hists = rows_at(ctx[Reg.HISTS], _N_HOPS, HIST_SIZE)
     record(hists[hop], value_ns)
 
 

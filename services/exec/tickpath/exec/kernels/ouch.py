@@ -11,6 +11,7 @@ import numpy as np
 from numba import from_dtype, int64, types
 
 from tickpath.common.jit import inlined, kernel
+from tickpath.common.kernels.memory import bytes_at, pairs_at, words_at
 from tickpath.common.records import (
     FIRST_TERMINAL_STATE,
     MAX_PRICE_TICKS,
@@ -25,17 +26,14 @@ from tickpath.common.records import (
 from tickpath.exec.kernels.orders import (
     append,
     apply,
-    bytes_at,
     count,
     find_id,
     is_journal_low,
     measure,
-    pairs_at,
     pool_of,
     remember_id,
     segment_room,
     take_slot,
-    words_at,
 )
 from tickpath.exec.layout import (
     CANCEL_BYTES,

@@ -228,10 +228,18 @@ def _sequence(state, buf, at, count, recv_ns):
 
 
 @kernel(
-    numba.int64(STATE, numba.uint8[:, ::1], numba.int64[::1], numba.int64, numba.int64, numba.from_dtype(TICK)[::1])
+    numba.int64(
+        STATE,
+        numba.uint8[:, ::1],
+        numba.int64[::1],
+        numba.int64,
+        numba.int64,
+        numba.int64,
+        numba.from_dtype(TICK)[::1],
+    )
 )
-def decode(state, buffer, lengths, n_datagrams, recv_ns, out):
-    """Take `n_datagrams` MoldUDP64 packets; returns the number of ticks in `out`.
+def decode(state, buffer, lengths, first, end, recv_ns, out):
+    """Take the MoldUDP64 packets `first` to `end` - 1; returns the number of ticks in `out`.
 
     `buffer` uint8[batch, slot] holds packet i in row i, `lengths` int64[batch] their sizes (negative: cut
     off). `out` TICK[>= most messages that the packets can hold]: one message makes at most one tick. `recv_ns`: when
@@ -241,7 +249,7 @@ def decode(state, buffer, lengths, n_datagrams, recv_ns, out):
     slot = buffer.shape[1]
     flat = buffer.reshape(buffer.size)
     n = 0
-    for i in range(n_datagrams):
+    for i in range(first, end):
         at = i * slot
         length = lengths[i]
         counters[_C_DATAGRAMS] += 1

@@ -6,22 +6,18 @@ is that of the side page, read live for the lease and the version of the limits.
 
 from __future__ import annotations
 
-import numba
-import numpy as np
 from numba import from_dtype, int64, types
-from numba.core import cgutils
-from numba.extending import intrinsic
 from numba.np.numpy_support import carray
 
 from tickpath.common.histogram import HIST_SIZE
 from tickpath.common.jit import kernel
 from tickpath.common.kernels.hist import record
+from tickpath.common.kernels.memory import lent, orders_at, pairs_at, pointer, rows_at, words_at
 from tickpath.common.pages import Control
 from tickpath.common.records import (
     FIRST_TERMINAL_STATE,
     N_SHARDS,
     NO_PRICE_TICKS,
-    ORDER,
     REPORT,
     SIGNAL,
     TICK,
@@ -75,72 +71,54 @@ def _received(dtype):
     return types.Array(from_dtype(dtype), 1, "C", readonly=True)
 
 
-@intrinsic
-def _pointer(typing_context, address):
-    def generate(context, builder, signature, arguments):
-        return builder.inttoptr(arguments[0], cgutils.voidptr_t)
-
-    return types.voidptr(types.int64), generate
-
-
-def _view(function):
-    """Helper that makes an array over an address; only such may do so where references are not counted."""
-    return numba.njit(nogil=True, _nrt=True, forceinline=True)(function)
-
-
-@_view
-def _words(address, count):
-    return carray(_pointer(address), (count,), np.int64)
-
-
-@_view
+@lent
 def _limits(ctx):
-    return carray(_pointer(ctx[AT_LIMITS]), (ctx[AT_N_ROWS],), LIMIT)
+    return carray(pointer(ctx[AT_LIMITS]), (ctx[AT_N_ROWS],), LIMIT)
 
 
-@_view
+@lent
 def _live(ctx):
-    return carray(_pointer(ctx[AT_LIVE]), (ctx[AT_N_ROWS],), LIVE)
+    return carray(pointer(ctx[AT_LIVE]), (ctx[AT_N_ROWS],), LIVE)
 
 
-@_view
+@lent
 def _orders(ctx):
-    return carray(_pointer(ctx[AT_ORDERS]), (ctx[AT_N_ORDERS],), OPEN_ORDER)
+    return carray(pointer(ctx[AT_ORDERS]), (ctx[AT_N_ORDERS],), OPEN_ORDER)
 
 
-@_view
+@lent
 def _index(ctx):
-    return _words(ctx[AT_INDEX], 4 * ctx[AT_N_ORDERS])
+    return words_at(ctx[AT_INDEX], 4 * ctx[AT_N_ORDERS])
 
 
-@_view
+@lent
 def _watermarks(ctx):
-    return carray(_pointer(ctx[AT_WATERMARKS]), (N_STRATEGIES * N_SHARDS, 2), np.int64)
+    return pairs_at(ctx[AT_WATERMARKS], N_STRATEGIES * N_SHARDS)
 
 
-@_view
+@lent
 def _rings(ctx):
-    return _words(ctx[AT_RINGS], ctx[AT_N_RINGS])
+    return words_at(ctx[AT_RINGS], ctx[AT_N_RINGS])
 
 
-@_view
+@lent
 def _core(ctx):
-    return _words(ctx[AT_CORE], CORE_SIZE)
+    return words_at(ctx[AT_CORE], CORE_SIZE)
 
 
-@_view
+@lent
 def _out(ctx):
-    return carray(_pointer(ctx[AT_OUT]), (ctx[AT_N_OUT],), ORDER)
+    return orders_at(ctx[AT_OUT], ctx[AT_N_OUT])
 
 
-@_view
+@lent
 def _rejects(ctx):
-    return carray(_pointer(ctx[AT_REJECTS]), (ctx[AT_N_REJECTS],), REJECT)
+    return carray(pointer(ctx[AT_REJECTS]), (ctx[AT_N_REJECTS],), REJECT)
 
 
-@_view
+@lent
 def _hist(ctx):
-    return carray(_pointer(ctx[AT_HIST]), (2, HIST_SIZE), np.int64)
+    return rows_at(ctx[AT_HIST], 2, HIST_SIZE)
 
 
 CANCEL = int(Action.CANCEL)
@@ -257,7 +235,7 @@ def evaluate(ctx, signals, now_ns):
     """
     limits, live, orders, index = _limits(ctx), _live(ctx), _orders(ctx), _index(ctx)
     watermarks, rings, core, out = _watermarks(ctx), _rings(ctx), _core(ctx), _out(ctx)
-    control = _words(ctx[AT_CONTROL], N_CONTROL)
+    control = words_at(ctx[AT_CONTROL], N_CONTROL)
     rejects, hist = _rejects(ctx), _hist(ctx)
     n_instruments = len(limits) - FIRST_SYMBOL_ROW
     written = 0
