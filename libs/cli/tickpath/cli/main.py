@@ -272,6 +272,39 @@ def warm_up(
     _guarded(lambda: run_warm_up(config, say, force=force))
 
 
+@app.command()
+def profile(
+    what: Annotated[
+        str, typer.Argument(help="feed, signals, risk, exec or sim; SERVICE.side for its side process.")
+    ] = "",
+    stages: Annotated[
+        bool, typer.Option("--stages", help="Time each kernel over a recorded file, WHAT (default: AAPL of LOBSTER).")
+    ] = False,
+    seconds: Annotated[float, typer.Option("--seconds", min=1, max=3600, help="How long a service is sampled.")] = 10,
+    native: Annotated[
+        bool, typer.Option("--native", help="Frames of native code too; the process stands still for each sample.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Image (default: profile-SERVICE.svg or profile-stages.svg).")
+    ] = None,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+    run_dir: RunDirOption = None,
+) -> None:
+    """Where the time goes: a flame graph of a running service, or (--stages) the cost of each kernel."""
+    from tickpath.cli.profile import TARGETS, run_profile, run_stages
+
+    if stages:
+        _guarded(lambda: run_stages(what, out or Path("profile-stages.svg"), as_json=as_json))
+    if not what:
+        fail(f"name what to profile: {', '.join(TARGETS)}, or --stages")
+    _guarded(
+        lambda: run_profile(
+            _find(config, run_dir, None), what, seconds=seconds, native=native, out=out, as_json=as_json, say=say
+        )
+    )
+
+
 _PASS_ON = {"ignore_unknown_options": True, "allow_extra_args": True}
 
 

@@ -1,0 +1,257 @@
+"""``tickpath profile``: where the time of a running service goes, as a flame graph that py-spy samples from outside.
+
+The process is not stopped for a sample unless frames of native code are wanted (``--native``), which needs that. A
+kernel is native code: its time is that of the line of Python that called it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ET
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from tickpath.cli.control import ControlError, System
+from tickpath.cli.runs import RunError
+from tickpath.common.config import SERVICES
+from tickpath.common.pages import Hot, Page, PageError, hot_page_path
+
+#: What can be profiled: each hot process, and with ``.side`` behind the name the process beside it.
+TARGETS: Final = (*SERVICES, "sim")
+
+_RATE: Final = 250  # samples per second
+_NATIVE_RATE: Final = 50  # unwinding a native stack takes milliseconds, during which the process stands still
+_PATIENCE_S: Final = 30.0  # for py-spy to begin and to write
+_HOTTEST: Final = 3
+_SYS_PTRACE: Final = 19  # bit of the capability, see capabilities(7)
+_DENIED: Final = ("permission denied", "not permitted", "eperm", "eacces")
+_GONE: Final = ("check that the process is running", "no such process", "no such file", "esrch")
+
+
+class ProfileError(ControlError):
+    """A process cannot be profiled; the message says why and what to do."""
+
+
+def split_target(target: str) -> tuple[str, bool]:
+    """(service, whether its side process is meant) of ``SERVICE`` or ``SERVICE.side``. Raises RunError."""
+    service, dot, kind = target.partition(".")
+    if service not in TARGETS or (dot and kind not in ("hot", "side")):
+        msg = f"there is no service {target!r}; there are {', '.join(TARGETS)}, and SERVICE.side for its side process"
+        raise RunError(msg)
+    return service, kind == "side"
+
+
+def find_process(system: System, service: str, *, side: bool = False) -> int:
+    """Process id, as this process sees it, of the hot or side process of a service. Raises ProfileError.
+
+    The number comes from the hot page, or where that is out of reach (another container) from ``/status``. A
+    container numbers its processes itself, so the number is looked up among all processes that are to be seen.
+    """
+    try:
+        number = int(Page.open(hot_page_path(system.run_dir, service))["hot"][Hot.PID])
+    except PageError:
+        try:
+            number = int(system[service].ask("GET", "/status")["pid"])
+        except ControlError as error:
+            msg = (
+                f"{service} does not run: it has no page in {system.run_dir}, and {error}; `tickpath up` or `tickpath"
+                " demo` starts a system, --run-dir or --config names another one"
+            )
+            raise ProfileError(msg) from None
+    found = [pid for pid in _visible() if _is_hot(pid, service, number)]
+    if number in found:  # not in a container, or in the same one
+        found = [number]
+    if len(found) != 1:
+        seen = (
+            f"processes {', '.join(map(str, found))} fit" if found else "no such process is to be seen: it has ended"
+        )
+        msg = f"the hot process of {service} says that it is {number}, and {seen}"
+        raise ProfileError(msg)
+    return int(_status_of(found[0])["PPid"]) if side else found[0]
+
+
+def _visible() -> list[int]:
+    return [int(path.name) for path in Path("/proc").glob("[0-9]*")]
+
+
+def _status_of(pid: int) -> dict[str, str]:
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text("utf-8").splitlines()
+    except OSError:
+        return {}
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def _is_hot(pid: int, service: str, number: int) -> bool:
+    """Whether this process runs the hot loop of `service` and calls itself `number`."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return f"tickpath.{service}.hot".encode() in words and _status_of(pid).get("NSpid", str(pid)).split()[-1] == str(
+        number
+    )
+
+
+def run_profile(
+    system: System,
+    target: str,
+    *,
+    seconds: float,
+    native: bool,
+    out: Path | None,
+    as_json: bool,
+    say: Callable[[str], None],
+) -> int:
+    """Sample, write the flame graph, print where it is and which functions were hottest; the exit status.
+
+    Ctrl-C ends the sampling early; what was seen until then is written. Raises ProfileError, RunError.
+    """
+    service, side = split_target(target)
+    path = out or Path(f"profile-{target}.svg")
+    if path.is_dir() or not os.access(path.absolute().parent, os.W_OK):
+        msg = f"--out {path}: must be a file in a folder that can be written to"
+        raise RunError(msg)
+    pid = find_process(system, service, side=side)
+    name = f"{service}.{'side' if side else 'hot'}"
+    say(f"{name} (process {pid}) is sampled for {seconds:g} s" + (", and stopped for each sample" if native else ""))
+    said = _sample(pid, name, seconds, path, native=native)
+    try:
+        total, own = self_samples(path.read_text("utf-8"))
+    except (OSError, ET.ParseError) as error:
+        msg = f"py-spy wrote no flame graph to {path} ({error}); it said: {said}"
+        raise ProfileError(msg) from None
+    hottest = [(function, n / total) for function, n in own.most_common(_HOTTEST)]
+    if as_json:
+        shares = [{"function": function, "share": round(share, 4)} for function, share in hottest]
+        found = {"process": name, "pid": pid, "file": str(path), "samples": total, "hottest": shares}
+        sys.stdout.write(json.dumps(found) + "\n")
+        return 0
+    sys.stdout.write(f"{path}: {total} samples of {name}; hottest, without what they called:\n")
+    for function, share in hottest:
+        sys.stdout.write(f"{100 * share:6.1f} %  {function}\n")
+    return 0
+
+
+def _sample(pid: int, name: str, seconds: float, path: Path, *, native: bool) -> str:
+    """Run py-spy; returns what it said. Raises ProfileError."""
+    program = Path(sys.executable).with_name("py-spy")
+    command = str(program) if program.is_file() else shutil.which("py-spy")
+    if command is None:
+        msg = "py-spy is not installed here; it is the package py-spy of requirements.lock"
+        raise ProfileError(msg)
+    how = ["--native", "--rate", str(_NATIVE_RATE)] if native else ["--nonblocking", "--rate", str(_RATE)]
+    length = str(max(1, round(seconds)))
+    began = time.time()
+    spy = subprocess.Popen(
+        [command, "record", "--pid", str(pid), "--duration", length, "--output", str(path), *how],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+    try:
+        said = _words_of(spy, seconds)
+    finally:
+        if spy.poll() is None:
+            spy.kill()
+            spy.wait()
+    written = path.exists() and path.stat().st_mtime >= began - 1
+    if spy.returncode == 0 and written:
+        return said
+    raise ProfileError(_complaint(pid, name, said, native=native))
+
+
+def _words_of(spy: subprocess.Popen[str], seconds: float) -> str:
+    until = time.monotonic() + seconds + _PATIENCE_S
+    while True:
+        try:
+            return spy.communicate(timeout=max(0.0, until - time.monotonic()))[0]
+        except KeyboardInterrupt:  # it has got the signal too, and writes what it has
+            until = min(until, time.monotonic() + _PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            msg = f"py-spy did not end {_PATIENCE_S:.0f} s after its time"
+            raise ProfileError(msg) from None
+
+
+def _complaint(pid: int, name: str, said: str, *, native: bool) -> str:
+    """Why py-spy failed, for people."""
+    lower = said.lower()
+    if any(word in lower for word in _DENIED):
+        capable = int(_status_of(os.getpid()).get("CapEff", "0"), 16) >> _SYS_PTRACE & 1
+        why = "which this process has" if capable else "which this process has not"
+        scope = Path("/proc/sys/kernel/yama/ptrace_scope")
+        if scope.is_file():
+            why += f"; kernel.yama.ptrace_scope is {scope.read_text('utf-8').strip()}, 0 allows it for your processes"
+        return (
+            f"looking into {name} (process {pid}) is not permitted: it takes the capability SYS_PTRACE, {why}. On a"
+            " host: sudo. In a container: --cap-add SYS_PTRACE, see docs/deployment.md"
+        )
+    if not Path(f"/proc/{pid}").exists() or any(word in lower for word in _GONE):
+        return f"{name} (process {pid}) has ended"
+    if "no stack counts" in lower:
+        return f"{name} (process {pid}) was idle all the time: there is no sample; give it work, or more --seconds"
+    first = next((line for line in said.splitlines() if line.lower().startswith("error")), said.strip())
+    return f"py-spy cannot profile {name} (process {pid})" + (" with --native" if native else "") + f": {first}"
+
+
+def self_samples(svg: str) -> tuple[int, Counter[str]]:
+    """(all samples, samples of each function without those of what it called) of a flame graph by py-spy.
+
+    A frame is a ``g`` with a title "function (file:line) (n samples, x%)" and a rectangle with attributes ``fg:x``
+    and ``fg:w``, its first sample and its number of samples; a called function lies one row further from the root, which
+    is the one frame that has all samples. Raises xml.etree.ElementTree.ParseError for something else.
+    """
+    rows: dict[float, list[tuple[int, int, str]]] = {}
+    root = ET.fromstring(svg)  # noqa: S314 - py-spy has just written it
+    for group in root.iter("{http://www.w3.org/2000/svg}g"):
+        title = group.find("{http://www.w3.org/2000/svg}title")
+        box = group.find("{http://www.w3.org/2000/svg}rect")
+        if title is None or title.text is None or box is None:
+            continue
+        first, n = (int(_attribute(box, key)) for key in ("x", "w"))
+        rows.setdefault(float(box.attrib["y"]), []).append((first, n, title.text.rpartition(" (")[0]))
+    own: Counter[str] = Counter()
+    ys = sorted(rows)
+    if not ys:
+        raise ET.ParseError("there is no frame in it")
+    total = max(n for row in rows.values() for _, n, _ in row)
+    if rows[ys[0]][0][2] != "all":  # the root is below
+        ys.reverse()
+    for y, below in zip(ys, [*ys[1:], None], strict=True):
+        inner = rows[below] if below is not None else []
+        for first, n, function in rows[y]:
+            called = sum(width for start, width, _ in inner if first <= start < first + n)
+            if function != "all":
+                own[_without_line(function)] += n - called
+    return total, +own  # no frames that only call
+
+
+def _attribute(box: ET.Element, key: str) -> str:
+    for name, value in box.attrib.items():
+        if name.endswith(f"}}{key}"):
+            return value
+    msg = f"a frame without fg:{key}"
+    raise ET.ParseError(msg)
+
+
+def _without_line(function: str) -> str:
+    """``function (file)`` of ``function (file:line)``."""
+    head, colon, line = function.rpartition(":")
+    return f"{head})" if colon and line.rstrip(")").isdigit() else function
+
+
+def run_stages(file: str, out: Path, *, as_json: bool) -> int:
+    """Become ``bench/kernels.py``, which times each kernel over a recorded file. Raises WorkspaceError."""
+    from tickpath.cli.workspace import run_bench  # noqa: PLC0415 - only here
+
+    run_bench("kernels", [*([file] if file else []), "--out", str(out), *(["--json"] if as_json else [])])
+    return 0
