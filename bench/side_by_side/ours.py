@@ -1,0 +1,222 @@
+"""Our side: the kernels of the services over the same messages, set up as the services set them up."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from side_by_side import loops
+from side_by_side.market import SLOT_BYTES, STRATEGY, STRATEGY_ID, SYMBOL, Market
+from side_by_side.venue import answer_ouch
+
+from tickpath.common.histogram import empty
+from tickpath.common.instruments import make_table
+from tickpath.common.kernels.net import DatagramReceiver
+from tickpath.common.pages import Control
+from tickpath.common.records import ORDER, SIGNAL, TICK
+from tickpath.common.udp import open_udp_socket
+from tickpath.exec.gateway import order_templates
+from tickpath.exec.journal import Journal
+from tickpath.exec.layout import Reg
+from tickpath.exec.orders import Orders
+from tickpath.feed.kernels.decode import make_state
+from tickpath.feed.layout import Channel, Count
+from tickpath.risk.kernels.risk import apply_reports
+from tickpath.risk.limits import (
+    FIRST_SYMBOL_ROW,
+    GLOBAL_ROW,
+    OPEN_SCOPE,
+    UNLIMITED,
+    Scope,
+    TradingState,
+    fill_row,
+    new_rows,
+)
+from tickpath.risk.state import Core, RiskState
+from tickpath.signals.engine import Engine, Running
+from tickpath.signals.strategy import load_strategy
+
+Records = npt.NDArray[np.void]
+
+BATCH: Final = 64
+_MESSAGES: Final = SLOT_BYTES // 14  # most in one datagram that make a tick
+_SEND_BYTES: Final = 1 << 18
+
+
+class Ours:
+    """Feed, signals, risk and exec for one symbol, with a journal in `folder` that did not exist before."""
+
+    def __init__(self, folder: Path, risk: dict[str, Any], params: dict[str, Any] | None = None) -> None:
+        table = make_table([(SYMBOL, "0.0001", 100, 1, 1, "USD")])
+        self.counts = np.zeros(len(Count), np.int64)
+        self.halted = np.zeros(1, np.int64)
+        self.feed = make_state(
+            table, 1 << 16, 1 << 12, self.counts, np.zeros(len(Channel), np.int64), np.zeros(1, TICK), self.halted
+        )
+        strategy = load_strategy("tickpath.signals.strategies.ema_cross:ema_cross")
+        self.engine = Engine([Running(strategy, STRATEGY_ID, STRATEGY if params is None else params)], table)
+        self.signals = np.zeros(8192, SIGNAL)
+        limits = new_rows(table)
+        for row in range(FIRST_SYMBOL_ROW):
+            fill_row(limits, row, Scope.GLOBAL, OPEN_SCOPE)
+        fill_row(limits, GLOBAL_ROW, Scope.GLOBAL, {name: risk[name] for name in OPEN_SCOPE})
+        fill_row(limits, FIRST_SYMBOL_ROW, Scope.SYMBOL, risk["limits"])
+        limits["state"] = TradingState.ACTIVE
+        control = np.zeros(len(Control), np.int64)
+        control[Control.LEASE_UNTIL_NS] = UNLIMITED
+        self.approved = np.zeros(2048, ORDER)
+        self.risk = RiskState(limits, 1 << 10, control, self.approved, empty(2))
+        self.risk.core[Core.READY] = 1
+        self.journal = Journal.open(folder / "journal", 20120621)
+        self.orders = Orders(self.journal, table.array, capacity=1 << 12, day_orders=1 << 16)
+        self.send_buffer = np.zeros(_SEND_BYTES, np.uint8)
+        self.receive_buffer = np.zeros(_SEND_BYTES, np.uint8)
+        self._templates = order_templates(table)
+        ctx = self.context = self.orders.ctx
+        ctx[Reg.SEND], ctx[Reg.SEND_SIZE] = self.send_buffer.ctypes.data, _SEND_BYTES
+        ctx[Reg.RECEIVE], ctx[Reg.RECEIVE_SIZE] = self.receive_buffer.ctypes.data, _SEND_BYTES
+        ctx[Reg.TEMPLATES], ctx[Reg.INSTRUMENTS], ctx[Reg.CONNECTED] = self._templates.ctypes.data, 1, 1
+        self.orders.set_refusal(None)
+        self.ticks = np.zeros(BATCH * _MESSAGES, TICK)
+        self._filled = 0
+        self._reported = 0  # entries of the journal that risk and signals have seen
+        self.loop_signals, self.loop_chain = _loops_of(self.engine)
+
+    # One stage after the other, over `count` datagrams from `first` on.
+
+    def ingest(self, market: Market, first: int, end: int, ticks: Records, ends: npt.NDArray[np.int64]) -> int:
+        """Datagrams to TICK records; how many."""
+        return int(loops.ingest(self.feed, market.buffer, market.lengths, first, end, ticks, ends))
+
+    def decide_signals(self, ticks: Records, ends: npt.NDArray[np.int64], count: int, out: Records) -> int:
+        """Ticks to SIGNAL records; how many."""
+        engine = self.engine
+        return int(
+            self.loop_signals(engine.memory.bytes, engine.counters, engine.hist, ticks, ends, count, out)
+        )
+
+    def mark(self, ticks: Records, ends: npt.NDArray[np.int64], count: int) -> None:
+        """Risk's marks follow the ticks."""
+        loops.mark(self.risk.context, ticks, ends, count)
+
+    def assess(self, signals: Records, out: Records) -> int:
+        """Signals to ORDER records; how many."""
+        return int(loops.assess(self.risk.context, signals, self.approved, out))
+
+    def generate(self, orders: Records) -> int:
+        """Orders to the journal and to bytes in the send buffer; how many bytes."""
+        return int(loops.generate(self.context, orders))
+
+    def publish(self) -> None:
+        """The journal's entries are complete."""
+        self.orders.accept(self.approved[:0], 0)
+
+    def take_bytes(self) -> bytes:
+        """The send buffer, which is then empty."""
+        raw = bytes(self.send_buffer[: int(self.context[Reg.SEND_TAIL])])
+        self.context[Reg.SEND_TAIL] = 0
+        return raw
+
+    def heard(self, raw: bytes, now_ns: int) -> int:
+        """Bytes of the venue: journal them, let risk and the strategies know. How many reports that made."""
+        self.publish()
+        self.receive_buffer[self._filled : self._filled + len(raw)] = np.frombuffer(raw, np.uint8)
+        self._filled += len(raw)
+        at = self.orders.decode(0, self._filled, now_ns)
+        self.receive_buffer[: self._filled - at] = self.receive_buffer[at : self._filled].copy()
+        self._filled -= at
+        n = 0
+        while len(reports := self.journal.read(self._reported + 1, 4096)):
+            apply_reports(self.risk.context, reports, now_ns)
+            self.engine.apply(reports)
+            self._reported += len(reports)
+            n += len(reports)
+        return n
+
+    def decide(self, market: Market) -> list[tuple[int, int, int, int]]:
+        """All stages, a datagram at a time, on paper: every order is filled at once.
+
+        (cause_seq, side, lots, price in ticks) of every order.
+        """
+        made: list[tuple[int, int, int, int]] = []
+        ends, out = np.zeros(1, np.int64), np.zeros(16, ORDER)
+        for i in range(len(market)):
+            n = self.ingest(market, i, i + 1, self.ticks, ends)
+            if n == 0:
+                continue
+            self.mark(self.ticks, ends, 1)
+            n = self.decide_signals(self.ticks, ends, 1, self.signals)
+            if n == 0:
+                continue
+            approved = self.assess(self.signals[:n], out)
+            self.generate(out[:approved])
+            if approved:
+                self.heard(answer_ouch(self.take_bytes()), int(out[0]["approved_ns"]))
+            self.engine.acknowledge(self.engine.signal_seq)  # what made no order was refused
+            made += [(int(o["cause_seq"]), int(o["side"]), int(o["qty_lots"]), int(o["price_ticks"])) for o in out[:approved]]
+        return made
+
+    def close(self) -> None:
+        """Close the journal."""
+        self.journal.close()
+
+
+_made: dict[str, Any] = {}
+
+
+def _loops_of(engine: Engine) -> Any:
+    """The loops around the compiled strategies of `engine`; compiled once in this process."""
+    name = engine.module.__name__
+    if name not in _made:
+        _made[name] = loops.make_loops(engine.module.run)
+    return _made[name]
+
+
+class Chain:
+    """Our side with its sockets: datagrams in over UDP, orders out over TCP without Nagle's algorithm."""
+
+    def __init__(self, stages: Ours, venue: tuple[str, int]) -> None:
+        self.stages = stages
+        self.udp, _ = open_udp_socket("127.0.0.1", 0, 8 << 20)
+        self.market_data = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.market_data.connect(self.udp.getsockname())
+        self.receiver = DatagramReceiver(self.udp.fileno(), BATCH, SLOT_BYTES)
+        self.tcp = socket.create_connection(venue)
+        self.tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.tcp.setblocking(False)
+        self.n = np.zeros(3, np.int64)  # datagrams, ticks, orders
+        self.answered = 0
+
+    def turn(self) -> None:
+        """All that waits at the UDP socket, through to the TCP socket: one compiled call."""
+        s, receiver = self.stages, self.receiver
+        status = s.loop_chain(
+            receiver.fd, receiver._messages, receiver.buffer, receiver.lengths, s.feed, s.engine.memory.bytes,
+            s.engine.counters, s.engine.hist, s.ticks, s.signals, s.risk.context, s.approved, s.context,
+            self.tcp.fileno(), self.n,
+        )  # fmt: skip
+        if status:
+            msg = f"the chain stopped with {status}"
+            raise RuntimeError(msg)
+
+    def listen(self) -> int:
+        """Take the venue's answers that are there; number of reports."""
+        try:
+            raw = self.tcp.recv(_SEND_BYTES - (1 << 12))
+        except BlockingIOError:
+            return 0
+        return self.stages.heard(raw, 1)
+
+    def settle(self) -> None:
+        """Wait for the answers to all orders: each is journaled three times, sent, accepted and filled."""
+        while self.stages._reported < 3 * int(self.n[2]):
+            self.listen()
+
+    def close(self) -> None:
+        """Close the sockets."""
+        for each in (self.udp, self.market_data, self.tcp):
+            each.close()
