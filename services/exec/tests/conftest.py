@@ -73,7 +73,7 @@ class Desk:
         """Let the kernel read messages of the venue as sequenced packets; returns the Stop."""
         raw = b"".join(soupbintcp.packet(soupbintcp.SEQUENCED, message) for message in messages)
         self.gateway._receive[: len(raw)] = np.frombuffer(raw, dtype=np.uint8)
-        self.gateway._filled = len(raw)
+        self.orders.ctx[Reg.FILLED] = len(raw)
         self.gateway._process(now_ns)
         return int(self.ctx[Reg.STOP])
 

@@ -338,10 +338,10 @@ def test_packets_are_understood_however_they_are_cut(desk: Desk) -> None:
         soupbintcp.packet(soupbintcp.SEQUENCED, m) for m in (accepted(1), executed(1, 30), canceled(1, 70))
     )
     for byte in raw:
-        desk.gateway._receive[desk.gateway._filled] = byte
-        desk.gateway._filled += 1
+        desk.gateway._receive[desk.orders.ctx[Reg.FILLED]] = byte
+        desk.orders.ctx[Reg.FILLED] += 1
         desk.gateway._process(2000)
-    assert desk.gateway._filled == 0
+    assert desk.orders.ctx[Reg.FILLED] == 0
     assert desk.journal.read(1, 9)["event"].tolist() == [
         ExecEvent.SEND, ExecEvent.ACKNOWLEDGED, ExecEvent.FILL, ExecEvent.CANCELLED,
     ]  # fmt: skip

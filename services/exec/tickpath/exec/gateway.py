@@ -35,6 +35,7 @@ from tickpath.common.process import StartError
 from tickpath.common.protocols import ouch50, soupbintcp
 from tickpath.common.protocols.wire import RemoteProtocolError
 from tickpath.exec.journal import JournalError
+from tickpath.exec.kernels.session import Leave
 from tickpath.exec.layout import ENTER_BYTES, TEMPLATE_BYTES, Counter, GatewayState, Reg, Stop, Sweep
 from tickpath.exec.lifecycle import Refusal
 from tickpath.exec.orders import Orders
@@ -133,8 +134,6 @@ class OuchGateway:
         self._address = _resolve(config)
         self._socket: socket.socket | None = None
         self._epoll = select.epoll()
-        self._sent = 0  # bytes of the send buffer that the socket took
-        self._filled = 0  # bytes in the receive buffer
         self._state = GatewayState.DOWN
         self._text = "not connected yet"
         self._since_ns = 0
@@ -144,7 +143,7 @@ class OuchGateway:
         # Responses to Account Queries that may still come: of this life, and of an earlier one that we replay.
         self._unanswered = int(orders.journal.next_seq > 1)
         self._answer = 0  # next free UserRefNum in the newest one, 0: none yet
-        self._heard_ns = 0
+        self._noted_sent_ns = self._noted_heard_ns = 0
         self._repeated_ns = 0
         self._breaks = 0  # connections lost so far
         self._paused = self._draining = False
@@ -184,9 +183,10 @@ class OuchGateway:
             return self._finish_connecting(now_ns)
         worked = False
         while self._socket is not None:
-            room = _RECEIVE_BYTES - self._filled
+            filled = int(self._ctx[Reg.FILLED])
+            room = _RECEIVE_BYTES - filled
             try:
-                size = self._socket.recv_into(self._receive_view[self._filled :]) if room else 0
+                size = self._socket.recv_into(self._receive_view[filled:]) if room else 0
             except BlockingIOError:
                 break
             except OSError as error:
@@ -196,11 +196,11 @@ class OuchGateway:
                 self._disconnect("the venue closed the connection", now_ns)
                 return True
             worked = True
-            self._filled += size
-            self._heard_ns = now_ns
+            self._ctx[Reg.FILLED] = filled + size
+            self._ctx[Reg.HEARD_NS] = now_ns
             if not self._process(now_ns) or size < room:
                 break
-        if self._ctx[Reg.SEND_TAIL] > self._sent:
+        if self._ctx[Reg.SEND_TAIL] > self._ctx[Reg.SENT]:
             self._flush(now_ns)
         return worked
 
@@ -213,7 +213,7 @@ class OuchGateway:
             if now_ns >= self._retry_ns:
                 self._connect(now_ns)
             return self._socket is not None
-        if self._filled and not self._process(now_ns):
+        if self._ctx[Reg.FILLED] and not self._process(now_ns):
             return True
         if self._state in (GatewayState.CONNECTING, GatewayState.LOGIN):
             if now_ns - self._since_ns > _LOGIN_TIMEOUT_NS:
@@ -222,7 +222,7 @@ class OuchGateway:
         if self._session.timed_out(now_ns):
             self._disconnect(f"nothing heard for {self._config.heartbeat_timeout_ms} ms", now_ns)
             return True
-        if self._state == GatewayState.RECONCILING and self._answer and now_ns - self._heard_ns > _QUERY_SETTLE_NS:
+        if self._state == GatewayState.RECONCILING and self._answer and now_ns - self._ctx[Reg.HEARD_NS] > _QUERY_SETTLE_NS:
             self._reconcile(now_ns)
         if now_ns - self._repeated_ns > _CANCEL_REPEAT_NS // 2 and self._is_reconciled():
             self._repeated_ns = now_ns
@@ -260,10 +260,37 @@ class OuchGateway:
             self._socket = None
         self._epoll.close()
 
+    # Compiled loops do the plain cases themselves (`kernels.session`) and leave the others to these.
+
+    @property
+    def compiled_fd(self) -> int:
+        """The venue's socket while a compiled loop may use it: the session stands and nothing is to be settled."""
+        ready = self._state == GatewayState.READY and self._socket is not None and not self._sweeps
+        return self._socket.fileno() if ready and self._socket is not None else -1
+
+    def resume(self, leave: Leave, now_ns: int) -> None:
+        """Go on where a compiled loop has left off."""
+        if self._socket is None:
+            return
+        if leave == Leave.QUERY:
+            self._on_answer(int(self._ctx[Reg.STOP_ARG]), now_ns)
+        if leave in (Leave.QUERY, Leave.SESSION) and self._process(now_ns):
+            self.receive(now_ns)
+        self._flush(now_ns)
+
+    def note(self, now_ns: int) -> None:
+        """Let the session know what compiled loops have sent and heard."""
+        if self._ctx[Reg.SENT_NS] > self._noted_sent_ns:
+            self._noted_sent_ns = int(self._ctx[Reg.SENT_NS])
+            self._session.sent(self._noted_sent_ns)
+        if self._ctx[Reg.HEARD_NS] > self._noted_heard_ns:
+            self._noted_heard_ns = int(self._ctx[Reg.HEARD_NS])
+            self._session.receive(b"", now_ns)
+
     @property
     def send_backlog(self) -> int:
         """Bytes that the socket has not taken yet."""
-        return int(self._ctx[Reg.SEND_TAIL]) - self._sent
+        return int(self._ctx[Reg.SEND_TAIL] - self._ctx[Reg.SENT])
 
     # The connection.
 
@@ -341,7 +368,7 @@ class OuchGateway:
             self._socket.close()
             self._socket = None
         self._ctx[Reg.CONNECTED] = self._ctx[Reg.SEND_TAIL] = 0
-        self._sent = self._filled = 0
+        self._ctx[Reg.SENT] = self._ctx[Reg.FILLED] = 0
 
     def _disconnect(self, why: str, now_ns: int, state: GatewayState = GatewayState.DOWN) -> None:
         logged_in = bool(self._ctx[Reg.CONNECTED])
@@ -366,25 +393,25 @@ class OuchGateway:
 
     def _flush(self, now_ns: int) -> None:
         """Give the send buffer to the socket."""
-        tail = int(self._ctx[Reg.SEND_TAIL])
-        if tail == self._sent or self._socket is None or self._state == GatewayState.CONNECTING:
+        tail, sent = int(self._ctx[Reg.SEND_TAIL]), int(self._ctx[Reg.SENT])
+        if tail == sent or self._socket is None or self._state == GatewayState.CONNECTING:
             return
         try:
-            self._sent += self._socket.send(self._send_view[self._sent : tail])
+            sent += self._socket.send(self._send_view[sent:tail])
         except BlockingIOError:
             pass
         except OSError as error:
             self._disconnect(f"connection lost: {error.strerror}", now_ns)
             return
         self._session.sent(now_ns)
-        if self._sent == tail:
-            self._ctx[Reg.SEND_TAIL] = self._sent = 0
+        if sent == tail:
+            self._ctx[Reg.SEND_TAIL] = self._ctx[Reg.SENT] = 0
         else:
             # The rest goes first at the next chance, 5 ms at most.
             self._counts[Counter.PARTIAL_SENDS] += 1
-            rest = bytes(self._send_view[self._sent : tail])
+            rest = bytes(self._send_view[sent:tail])
             self._send_view[: len(rest)] = rest
-            self._ctx[Reg.SEND_TAIL], self._sent = len(rest), 0
+            self._ctx[Reg.SEND_TAIL], self._ctx[Reg.SENT] = len(rest), 0
 
     def _process(self, now_ns: int) -> bool:
         """Apply the receive buffer; False when it cannot go on now (no room in the journal, or disconnected)."""
@@ -393,7 +420,7 @@ class OuchGateway:
         going_on = True
         breaks = self._breaks
         while True:
-            at = self.orders.decode(at, self._filled, now_ns)
+            at = self.orders.decode(at, int(self._ctx[Reg.FILLED]), now_ns)
             stop = int(self._ctx[Reg.STOP])
             if stop == Stop.MORE:
                 break
@@ -412,10 +439,9 @@ class OuchGateway:
                 break
             at = after
         if at:
-            rest = self._filled - at
-            if rest:
-                self._receive_view[:rest] = bytes(self._receive_view[at : self._filled])
-            self._filled = rest
+            filled = int(self._ctx[Reg.FILLED])
+            self._receive_view[: filled - at] = bytes(self._receive_view[at:filled])
+            self._ctx[Reg.FILLED] = filled - at
         if self._ctx[Reg.DAY_ENDED]:
             self._set_refusal()
         return going_on

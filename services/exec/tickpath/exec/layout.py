@@ -115,8 +115,12 @@ class Reg(_FromZero):
     SEND = auto()  # address of the send buffer
     SEND_SIZE = auto()
     SEND_TAIL = auto()  # bytes in it
+    SENT = auto()  # of them, bytes that the socket took
+    SENT_NS = auto()  # when it last took any
     RECEIVE = auto()  # address of the receive buffer
     RECEIVE_SIZE = auto()
+    FILLED = auto()  # bytes in it that are not dealt with
+    HEARD_NS = auto()  # when the last ones came
     TEMPLATES = auto()  # address of uint8[INSTRUMENTS, TEMPLATE_BYTES]
     FACTORS = auto()  # address of int64[INSTRUMENTS, 2]: price4 per tick, shares per lot
     INSTRUMENTS = auto()

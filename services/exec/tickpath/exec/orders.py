@@ -113,7 +113,8 @@ class Orders:
         self._keep_spare()
         return True
 
-    def _publish(self) -> None:
+    def publish(self) -> None:
+        """Make known what kernels have appended to the journal; on disk when this returns, if so configured."""
         journal = self.journal
         next_seq = int(self.ctx[Reg.NEXT_SEQ])
         if next_seq != journal.next_seq:
@@ -145,13 +146,13 @@ class Orders:
         done = int(ouch.accept(self.ctx, orders, now_ns))
         while done < len(orders) and self._roll():
             done += int(ouch.accept(self.ctx, orders[done:], now_ns))
-        self._publish()
+        self.publish()
         return done
 
     def decode(self, start: int, end: int, now_ns: int) -> int:
         """Apply received packets (see `kernels.ouch.decode`), making room in the journal as needed."""
         at = int(ouch.decode(self.ctx, start, end, now_ns))
-        self._publish()
+        self.publish()
         return at
 
     def roll(self) -> bool:
@@ -163,7 +164,7 @@ class Orders:
         done = bool(ouch.sweep(self.ctx, what, argument, now_ns))
         while not done and self._roll():
             done = bool(ouch.sweep(self.ctx, what, argument, now_ns))
-        self._publish()
+        self.publish()
         return done
 
     def revive(self, ref: int) -> None:
@@ -188,7 +189,7 @@ class Orders:
             self.ctx, int(self.refs[ref]) - 1, int(trade["last_lots"]), int(trade["last_ticks"]), match_number,
             reason, venue_seq, now_ns,
         )  # fmt: skip
-        self._publish()
+        self.publish()
         return True
 
     def _trade(self, ref: int, match_number: int) -> Any:

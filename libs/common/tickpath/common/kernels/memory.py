@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numba
 import numpy as np
+from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -79,3 +80,17 @@ def orders_at(address, n):
 def reports_at(address, n):
     """REPORT[n]."""
     return carray(pointer(address), (n,), REPORT)
+
+
+@intrinsic
+def call(typing_context, address, arguments):
+    """Call the C function at an address with a tuple of int64; returns its int64 (see `tickpath.common.jit.callback`)."""
+    count = len(arguments)
+
+    def generate(context, builder, signature, values):
+        word = ir.IntType(64)
+        function = ir.FunctionType(word, [word] * count)
+        target = builder.inttoptr(values[0], function.as_pointer())
+        return builder.call(target, [builder.extract_value(values[1], i) for i in range(count)])
+
+    return types.int64(types.int64, types.UniTuple(types.int64, count)), generate
