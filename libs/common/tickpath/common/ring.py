@@ -462,7 +462,7 @@ class _End:
 class RingWriter(_End):
     """The one writer of a ring; makes the file, or takes over the one that its predecessor left.
 
-    - `dtype` of the records, a multiple of 8 bytes; `capacity` a power of two; `kind`: a number that names the records.
+    - `dtype` of the records, a multiple of 8 bytes; `capacity` a power of two; `kind`: their kind, any number.
     - `required`: names of readers that nothing may be lost for. None: fan-out, the writer waits for nobody.
     - `log`: the ring ships a log to its one required reader, which may ask to begin again (`tend`).
     - `bell` (0 to 63): where this process sleeps while the ring is full or its reader quiet; -1: it never does.
@@ -702,7 +702,7 @@ class RingReader(_End):
         return records[:n], int(missed)
 
     def read_in_place(self, most: int = 1 << 62) -> Records:
-        """The next records where they are, read-only, up to the wrap; valid until `ack`. For required readers only."""
+        """The next records where they are, read-only, up to the wrap; valid until `ack`. For required readers."""
         if not self.required:
             msg = f"{self.name!r} is not a required reader of {self.path}, nothing keeps records in place: use read()"
             raise RingError(msg)
