@@ -47,6 +47,7 @@ MISTAKES = {
     "speed is not a speed": (["demo", "--speed", "fast"], 2, "max"),
     "speed is zero": (["demo", "--speed", "0"], 2, "above 0"),
     "rate and speed": (["demo", "--speed", "8", "--rate", "100"], 2, "exclude"),
+    "page in a folder that is not there": (["demo", "--html", "nowhere/page.html"], 2, "nowhere/page.html"),
     "configuration is missing": (["demo", "--config", "nowhere.toml"], 2, "nowhere.toml"),
     "limits without a value": (["limits", "set", "AAPL", "max_order_qty_lots"], 2, "field=value"),
     "no such bench": (["bench", "nothing-of-this-name"], 2, "there is no bench"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from tickpath.cli import latency
 from tickpath.cli.control import ControlError, Endpoint
 from tickpath.cli.launcher import EXIT_FAULT, Interrupted, Launcher, LaunchError, Options, StopRequest
 from tickpath.cli.report import Evidence, find_problems, make_report, print_report
@@ -58,6 +60,7 @@ class DemoOptions:
     port_base: int | None
     keep: Path | None = None
     lane: str = ""  # empty: as configured
+    html: Path | None = None  # where the latency page goes
 
 
 def run_demo(options: DemoOptions) -> int:
@@ -78,7 +81,16 @@ def run_demo(options: DemoOptions) -> int:
     try:
         with Launcher(launch, say, stop) as system:
             system.start()
-            evidence = _Run(system, options, console, stop).evidence()
+            play = _Run(system, options, console, stop)
+            evidence = play.evidence()
+            if options.html is not None:
+                latency.write_report(
+                    options.html,
+                    [play.explained(evidence)],
+                    f"Tickpath demo: {evidence.source}; {evidence.seconds:.1f} s over {evidence.lane}",
+                    shlex.join(["tickpath", *sys.argv[1:]]),
+                )
+                say(f"latency page: {options.html}")
     except Interrupted:
         say("stopped")
         return stop.exit_status
@@ -164,6 +176,11 @@ class _Run:
         system.end("exec", within_s=system.drain_s)
         self._catch_up()
         return self._collect(first, last, seconds)
+
+    def explained(self, evidence: Evidence) -> latency.Run:
+        """The run for the latency page; after `evidence`, while the pages are there."""
+        pages = {name: page for name in (*SERVICES, "sim") if (page := self.watch.hot(name)) is not None}
+        return latency.Run.read(evidence.lane, pages, evidence.journal, self.table.symbols)
 
     def _command(self, what: str) -> None:
         try:
@@ -285,10 +302,20 @@ def _processes(first: Sample, last: Sample) -> dict[str, dict[str, Any]]:
         found[name] = {
             "cpu_percent": round(100 * cpu_s / seconds, 1),
             "rss_mb": round(process.rss_mb, 1),
+            "rss_growth_mb": _growth_mb(last, name),
             "gc_pauses": last.collections[name] - (0 if name.endswith(".hot") else first.collections.get(name, 0)),
             "cores": process.cores,
         }
     return found
+
+
+def _growth_mb(sample: Sample, name: str) -> float | None:
+    """Resident memory of a hot process beyond that at the moment when it was ready; None for a side process."""
+    service, kind = name.split(".")
+    if kind != "hot":
+        return None
+    hot = sample.services[service].hot
+    return round((hot[Hot.RSS_BYTES] - hot[Hot.RSS_READY_BYTES]) / 1e6, 1)
 
 
 def _age_s() -> float:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -116,6 +117,10 @@ def demo(
     keep: Annotated[
         Path | None, typer.Option("--keep", help="Copy logs, pages and journal there at the end.")
     ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option("--html", help="Write a page there: percentiles, waterfalls, and the pauses that orders met."),
+    ] = None,
 ) -> None:
     """Run the whole pipeline on this machine for a while and report: exchange, feed, signals, risk, exec, Redis."""
     from tickpath.cli.demo import DemoOptions, run_demo
@@ -126,7 +131,11 @@ def demo(
         fail(f"--speed: {error}")
     if rate and speed != "1":
         fail("--rate and --speed exclude each other: --rate sets a pace of its own")
-    options = DemoOptions(seconds, tuple(data or ()), pace, rate, seed, as_json, config, port_base, keep, _lane(lane))
+    if html is not None and (html.is_dir() or not os.access(html.absolute().parent, os.W_OK)):
+        fail(f"--html {html}: cannot be written; allowed is a file in a folder that exists")
+    options = DemoOptions(
+        seconds, tuple(data or ()), pace, rate, seed, as_json, config, port_base, keep, _lane(lane), html
+    )
     _guarded(lambda: run_demo(options))
 
 

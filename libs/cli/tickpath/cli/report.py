@@ -85,9 +85,7 @@ class Evidence:
     processes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     faults: tuple[str, ...] = ()  # what went wrong with the run itself, in words
     lane: str = "zmq-ipc"
-    digests: Mapping[str, str] = field(
-        default_factory=dict
-    )  # of the streams of signals and orders
+    digests: Mapping[str, str] = field(default_factory=dict)  # of the streams of signals and orders
 
     def count(self, service: str, counter: str) -> int:
         """A counter; 0 when the service or the counter is missing, which is a fault of its own."""
@@ -338,12 +336,13 @@ def print_report(
     )
     show(
         "Processes",
-        ("", "cpu %", "memory MB", "pauses", "cores"),
+        ("", "cpu %", "memory MB", "since ready", "collections", "cores"),
         [
             (
                 name,
                 f"{found['cpu_percent']:.1f}",
                 f"{found['rss_mb']:.1f}",
+                f"{growth:+.1f}" if (growth := found.get("rss_growth_mb")) is not None else "",
                 str(found["gc_pauses"]),
                 ",".join(map(str, found["cores"])),
             )
