@@ -103,6 +103,12 @@ class Ours:
         """Risk's marks follow the ticks."""
         loops.mark(self.risk.context, ticks, ends, count)
 
+    def mark_one(self, now_ns: int) -> None:
+        """A tick, for risk to know the instrument by when it is given signals only."""
+        tick = np.zeros(1, TICK)
+        tick["recv_ns"] = now_ns
+        self.mark(tick, np.ones(1, np.int64), 1)
+
     def assess(self, signals: Records, out: Records) -> int:
         """Signals to ORDER records; how many."""
         return int(loops.assess(self.risk.context, signals, self.approved, out))
@@ -195,7 +201,7 @@ class Chain:
         """All that waits at the UDP socket, through to the TCP socket: one compiled call."""
         s, receiver = self.stages, self.receiver
         status = s.loop_chain(
-            receiver.fd, receiver._messages, receiver.buffer, receiver.lengths, s.feed, s.engine.memory.bytes,
+            receiver.fd, receiver.messages, receiver.buffer, receiver.lengths, s.feed, s.engine.memory.bytes,
             s.engine.counters, s.engine.hist, s.ticks, s.signals, s.risk.context, s.approved, s.context,
             self.tcp.fileno(), self.n,
         )  # fmt: skip
