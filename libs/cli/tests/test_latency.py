@@ -13,8 +13,10 @@ from tickpath.cli.latency import (
     FUSED,
     HOPS,
     Run,
+    bounds,
+    explained_ns,
     hits_of,
-    overlaps,
+    meetings,
     pause_lines,
     percentile_curve,
     slowest,
@@ -52,7 +54,7 @@ def orders_of(*stamps: Sequence[int]) -> np.ndarray:
 
 
 def pauses_of(*rows: tuple[PauseKind, int, int, int, int]) -> np.ndarray:
-    made: np.ndarray = np.array(rows, dtype=PAUSE)
+    made: np.ndarray = np.array(list(rows), dtype=PAUSE)
     return made
 
 
@@ -104,33 +106,86 @@ def test_a_fused_process_has_every_hop() -> None:
     assert [hit.hop for hit in hits_of(run, run.orders[0])] == [0, 1, 2, 3]
 
 
-def test_counting_overlaps_agrees_with_asking_each_order() -> None:
-    """The counts come from two sorted searches; here every pair is compared."""
+def random_case(n: int, m: int) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(3)
-    stamps = np.cumsum(rng.integers(0, 1000, (300, 5)), axis=1) + rng.integers(0, 100_000, (300, 1))
-    orders = orders_of(*(tuple(row) for row in stamps.tolist()))
-    begins = rng.integers(0, 100_000, 80)
-    pauses = np.zeros(80, dtype=PAUSE)
-    pauses["begin_ns"], pauses["end_ns"] = begins, begins + rng.integers(1, 3000, 80)
+    stamps = np.cumsum(rng.integers(0, 1000, (n, 5)), axis=1) + rng.integers(0, 100_000, (n, 1))
+    begins = rng.integers(0, 100_000, m)
+    pauses = np.zeros(m, dtype=PAUSE)
+    pauses["begin_ns"], pauses["end_ns"] = begins, begins + rng.integers(1, 3000, m)
+    pauses["lost_ns"] = rng.integers(0, pauses["end_ns"] - begins + 1)
+    return orders_of(*stamps.tolist()), pauses
+
+
+def test_the_search_finds_the_pairs_that_comparing_all_finds() -> None:
+    orders, pauses = random_case(300, 80)
     for hop in HOPS:
         pairs = (pauses["begin_ns"] < orders[hop.end][:, None]) & (pauses["end_ns"] > orders[hop.begin][:, None])
-        assert overlaps(orders, hop, pauses).tolist() == pairs.sum(axis=1).tolist()
+        found = sorted(zip(*(part.tolist() for part in meetings(orders, hop, pauses)), strict=True))
+        assert found == [tuple(pair) for pair in np.argwhere(pairs).tolist()]
+
+
+def test_bounds_hold_wherever_in_its_interval_the_lost_time_lies() -> None:
+    """The lost time is put to either end and to the middle of the interval: what falls into the hop is in bounds."""
+    orders, pauses = random_case(200, 60)
+    pauses = pauses[pauses["lost_ns"] > 0]
+    for hop in HOPS:
+        of_order, of_pause = meetings(orders, hop, pauses)
+        rows, met = orders[of_order], pauses[of_pause]
+        at_least, at_most = bounds(rows, hop, met)
+        free = met["end_ns"] - met["begin_ns"] - met["lost_ns"]
+        for place in (0.0, 0.5, 1.0):
+            begin = met["begin_ns"] + (free * place).astype(np.int64)
+            end = begin + met["lost_ns"]
+            fell = np.maximum(0, np.minimum(end, rows[hop.end]) - np.maximum(begin, rows[hop.begin]))
+            assert np.all(at_least <= fell)
+            assert np.all(fell <= at_most)
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "lost", "at_least", "at_most"),
+    [
+        (30_000, 60_000, 30_000, 30_000, 30_000),  # a pause with times of its own
+        (50_000, 70_000, 20_000, 10_000, 10_000),  # ... half of it
+        (25_000, 65_000, 20_000, 10_000, 20_000),  # the rest of the interval has room for 10,000
+        (0, 100_000, 20_000, 0, 20_000),  # it all may lie elsewhere
+        (40_000, 41_000, 0, 0, 1_000),  # the system does not say
+    ],
+)
+def test_lost_time_that_has_no_room_elsewhere_was_lost_here(
+    begin: int, end: int, lost: int, at_least: int, at_most: int
+) -> None:
+    run = run_of(orders_of(WAY), {"exec": pauses_of((K.PREEMPTION, begin, end, 1, lost))})
+    (hit,) = (hit for hit in hits_of(run, run.orders[0]) if hit.hop == 3)
+    assert (hit.at_least_ns, hit.at_most_ns) == (at_least, at_most)
+
+
+def test_what_pauses_explain_is_not_counted_twice() -> None:
+    """Of two processes that stand still at once the longer counts; in one process, one after the other, both do."""
+    pauses = {
+        "risk": pauses_of((K.PREEMPTION, 30_000, 40_000, 1, 10_000), (K.PREEMPTION, 40_000, 45_000, 1, 5_000)),
+        "exec": pauses_of((K.PREEMPTION, 30_000, 39_000, 1, 9_000)),
+        "feed": pauses_of((K.COLLECTION, 1_200, 1_500, 1, 300)),
+    }
+    run = run_of(orders_of(WAY), pauses)
+    assert explained_ns(hits_of(run, run.orders[0])) == 15_000 + 300
+    assert explained_ns([]) == 0
 
 
 def test_the_table_counts_events_time_and_orders_by_process_and_kind() -> None:
     orders = orders_of(*(tuple(t + i * 100_000 for t in WAY) for i in range(10)))
     orders["sent_ns"][4] += 30_000  # the slowest one
     feed = pauses_of(
-        (K.PREEMPTION, 1_500, 101_500, 2, 700),
+        (K.PREEMPTION, 1_500, 101_500, 2, 700),  # somewhere in the first two orders, or between them
         (K.PREEMPTION, 401_000, 401_500, 5, 300),
-        (K.COLLECTION, 70_000, 80_000, 1, 10_000),
+        (K.PREEMPTION, 701_000, 701_500, 1, 500),
+        (K.COLLECTION, 70_000, 80_000, 1, 10_000),  # no order was there
     )
     run = run_of(orders, {"feed": feed, "sim": pauses_of((K.MAJOR_FAULT, 0, 9_000, 4, 0))})
     lines = {(line.process, line.kind): line[2:] for line in pause_lines(run)}
     assert lines == {
-        ("feed", K.PREEMPTION): (7, 1_000, 700, 3, 1),
-        ("feed", K.COLLECTION): (1, 10_000, 10_000, 0, 0),
-        ("sim", K.MAJOR_FAULT): (4, 0, 0, 0, 0),
+        ("feed", K.PREEMPTION): (8, 1_500, 700, 2, 2, 1, 0),
+        ("feed", K.COLLECTION): (1, 10_000, 10_000, 0, 0, 0, 0),
+        ("sim", K.MAJOR_FAULT): (4, 0, 0, 0, 0, 0, 0),
     }
 
 
@@ -224,7 +279,9 @@ def test_one_run_gives_curves_of_every_hop_and_two_waterfalls_with_the_pauses_on
     assert len(page.having("bar")) == 2 * len(HOPS)
     assert len(page.having("pause")) == 2
     assert [mark["fill"] for mark in page.having("pause")] == ["url(#within)", "#d9480f"]
-    assert "risk was preempted 2 times within 9.0 µs, 4.0 µs without a core" in page.text
+    said = "risk was preempted 2 times: 4.0 µs without a core within 9.0 µs, all of it here"
+    assert said in page.text
+    assert "Pauses took at least 4.0 µs (7 %) of its 61.0 µs." in page.text
     assert "risk: garbage collection, 0.5 µs" in page.text
     assert "No pause of any process on its way overlaps it." in page.text  # the median order
     assert format_cl_ord_id(int(orders["cl_ord_id"][-1])).decode() in page.text

@@ -5,8 +5,8 @@ file stands alone: inline SVG, no script, nothing loaded.
 
 **Attribution.** The stamps of an order cut its way into hops. In a hop the order is with the process that sends it on
 or with the one that receives it, so a pause of either that overlaps the hop is attributed to the order. Collections
-and compilations have exact times. Of faults and lost cores the system only tells how many there were between two
-readings, so there the order *may* have been hit: such marks are hatched and say "within".
+and compilations have exact times. Of lost cores the system only tells the sum between two readings: the page says how
+much of it must lie in the hop (when it does not fit into the rest of the interval) and how much can.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from tickpath.common.records import ExecEvent, format_cl_ord_id
 
 Ints = npt.NDArray[np.int64]
 Rows = npt.NDArray[np.void]
+Flags = npt.NDArray[np.bool_]
 
 #: Name of a process that is all four services.
 FUSED: Final = "fused"
@@ -130,18 +131,39 @@ class Hit(NamedTuple):
     begin_ns: int
     end_ns: int
     events: int
-    lost_ns: int
+    lost_ns: int  # in the whole of the pause's interval; 0: not known
+    at_least_ns: int  # lost in this hop for certain
+    at_most_ns: int
 
 
-def overlaps(orders: Rows, hop: Hop, pauses: Rows) -> Ints:
-    """For each of `orders` (REPORT[n]) the number of `pauses` (PAUSE[m]) that overlap its `hop`, int64[n].
+def meetings(orders: Rows, hop: Hop, pauses: Rows) -> tuple[Ints, Ints]:
+    """Which of `orders` (REPORT[n]) have which of `pauses` (PAUSE[m]) in their `hop`: indices of both, int64[k] each.
 
     Intervals that only touch do not overlap.
     """
-    began = np.searchsorted(np.sort(pauses["begin_ns"]), orders[hop.end], side="left")
-    ended = np.searchsorted(np.sort(pauses["end_ns"]), orders[hop.begin], side="right")
-    count: Ints = np.maximum(began - ended, 0).astype(np.int64)
-    return count
+    by_begin = np.argsort(pauses["begin_ns"], kind="stable")
+    begins, ends = pauses["begin_ns"][by_begin], pauses["end_ns"][by_begin]
+    # Before `first` every pause has ended, from `after` on none has begun; some between may have ended too.
+    first = np.searchsorted(np.maximum.accumulate(ends), orders[hop.begin], side="right")
+    after = np.searchsorted(begins, orders[hop.end], side="left")
+    count = np.maximum(after - first, 0)
+    order = np.repeat(np.arange(len(orders)), count)
+    pause = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count) + np.repeat(first, count)
+    real = ends[pause] > orders[hop.begin][order]
+    return order[real], by_begin[pause[real]]
+
+
+def bounds(orders: Rows, hop: Hop, pauses: Rows) -> tuple[Ints, Ints]:
+    """Time that each pause took from the hop of its order, at least and at most, ns, int64[k] each.
+
+    `orders` (REPORT[k]) and `pauses` (PAUSE[k]) are pairs that overlap. What a pause lost cannot all lie outside of
+    the overlap when it is more than there is room outside.
+    """
+    overlap = np.minimum(orders[hop.end], pauses["end_ns"]) - np.maximum(orders[hop.begin], pauses["begin_ns"])
+    outside = pauses["end_ns"] - pauses["begin_ns"] - overlap
+    lost = pauses["lost_ns"]
+    at_least = np.clip(lost - outside, 0, overlap)
+    return at_least, np.where(lost > 0, np.minimum(lost, overlap), overlap)
 
 
 def hits_of(run: Run, order: np.void) -> list[Hit]:
@@ -149,11 +171,28 @@ def hits_of(run: Run, order: np.void) -> list[Hit]:
     found = []
     for index, hop in enumerate(HOPS):
         for process in run.processes_of(hop):
-            rows = run.pauses[process]
-            for row in rows[(rows["begin_ns"] < order[hop.end]) & (rows["end_ns"] > order[hop.begin])]:
-                times = (int(row[name]) for name in ("begin_ns", "end_ns", "count", "lost_ns"))
-                found.append(Hit(index, process, PauseKind(int(row["kind"])), *times))
-    return sorted(found, key=lambda hit: (hit.hop, -hit.lost_ns))
+            orders = np.array([order])
+            _, met = meetings(orders, hop, run.pauses[process])
+            rows = run.pauses[process][met]
+            for row, at_least, at_most in zip(rows, *bounds(np.repeat(orders, len(rows)), hop, rows), strict=True):
+                kind, begin_ns, end_ns, events, lost_ns = row.tolist()
+                pause = (PauseKind(kind), begin_ns, end_ns, events, lost_ns)
+                found.append(Hit(index, process, *pause, int(at_least), int(at_most)))
+    return sorted(found, key=lambda hit: (hit.hop, -hit.at_least_ns, -hit.at_most_ns))
+
+
+def explained_ns(hits: Iterable[Hit]) -> int:
+    """How much of an order's time its pauses explain for certain, ns.
+
+    Two processes may have stood still at the same time, and so may a collection and a lost core: of those that may
+    overlap the largest counts, of those that cannot the sum.
+    """
+    sums: dict[int, dict[tuple[str, bool], int]] = {}
+    for hit in hits:
+        of_hop = sums.setdefault(hit.hop, {})
+        key = (hit.process, hit.kind in _EXACT)
+        of_hop[key] = of_hop.get(key, 0) + hit.at_least_ns
+    return sum(max(of_hop.values()) for of_hop in sums.values())
 
 
 class PauseLine(NamedTuple):
@@ -164,12 +203,14 @@ class PauseLine(NamedTuple):
     events: int
     lost_ns: int  # in all; 0: not known
     longest_ns: int
-    orders: int  # that were hit, or may have been
-    slow_orders: int  # of them among the slowest
+    hit: int  # orders that lost time to it for certain
+    maybe: int  # orders that may have
+    slow_hit: int  # the same, among the slowest
+    slow_maybe: int
 
 
 def pause_lines(run: Run) -> list[PauseLine]:
-    """Pauses by process and kind, those that hit most orders first."""
+    """Pauses by process and kind, those that hit most of the slowest orders first."""
     orders = run.sent()
     slow = slowest(orders)
     lines = []
@@ -178,21 +219,31 @@ def pause_lines(run: Run) -> list[PauseLine]:
             of_kind = rows[rows["kind"] == kind]
             if not len(of_kind):
                 continue
-            hit = np.zeros(len(orders), dtype=bool)
-            for hop in HOPS:
-                if process in run.processes_of(hop):
-                    hit |= overlaps(orders, hop, of_kind) > 0
+            hit, maybe = orders_hit(run, orders, {process: of_kind})
             lost = of_kind["lost_ns"]
             lines.append(
                 PauseLine(
                     process, kind, int(of_kind["count"].sum()), int(lost.sum()), int(lost.max()),
-                    int(hit.sum()), int((hit & slow).sum()),
+                    int(hit.sum()), int(maybe.sum()), int((hit & slow).sum()), int((maybe & slow).sum()),
                 )
             )  # fmt: skip
-    return sorted(lines, key=lambda line: (-line.slow_orders, -line.orders, -line.lost_ns))
+    return sorted(lines, key=lambda line: (-line.slow_hit, -line.hit, -line.lost_ns))
 
 
-def slowest(orders: Rows) -> npt.NDArray[np.bool_]:
+def orders_hit(run: Run, orders: Rows, pauses: Mapping[str, Rows]) -> tuple[Flags, Flags]:
+    """Which of `orders` (REPORT[n]) lost time to `pauses` for certain, and which others may have, bool[n] each."""
+    hit, met = np.zeros(len(orders), dtype=bool), np.zeros(len(orders), dtype=bool)
+    for hop in HOPS:
+        for process in run.processes_of(hop):
+            if process in pauses:
+                of_order, of_pause = meetings(orders, hop, pauses[process])
+                at_least, _ = bounds(orders[of_order], hop, pauses[process][of_pause])
+                met[of_order] = True
+                hit[of_order[at_least > 0]] = True
+    return hit, met & ~hit
+
+
+def slowest(orders: Rows) -> Flags:
     """Which of `orders` (REPORT[n]) are the slowest hundredth, at least one, bool[n]."""
     chosen = np.zeros(len(orders), dtype=bool)
     if len(orders):
@@ -257,7 +308,7 @@ p { margin: 4px 0 10px; } .soft { color: var(--soft); } .mono { font-family: ui-
 section { background: #fff; border: 1px solid var(--line); border-radius: 8px; padding: 18px 20px; margin-top: 18px; }
 .tiles { display: flex; gap: 28px; flex-wrap: wrap; margin-top: 14px; }
 .tile b { display: block; font-size: 24px; font-variant-numeric: tabular-nums; }
-.charts { display: flex; flex-wrap: wrap; gap: 20px; } .charts > div { flex: 1 1 340px; min-width: 0; }
+.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(330px, 1fr)); gap: 20px; }
 svg { display: block; width: 100%; height: auto; } svg text { font: 12px system-ui, "DejaVu Sans", sans-serif;
   fill: var(--ink); } svg text.soft { fill: var(--soft); } svg text.small { font-size: 11px; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; margin: 8px 0 4px; }
@@ -308,28 +359,20 @@ def _tiles(runs: Sequence[Run]) -> Iterator[str]:
     run = runs[0]
     found = summary_us(run.tick_to_order)
     orders = run.sent()
-    hit = _hit(run, orders)
     slow = slowest(orders)
+    hit, maybe = orders_hit(run, orders, run.pauses)
     tiles = [
-        ("tick to order, median", f"{microseconds(found['p50'])} µs"),
-        ("99th percentile", f"{microseconds(found['p99'])} µs"),
-        ("worst", f"{microseconds(found['max'])} µs"),
+        ("tick to order, median", f"{_quantile(found, 'p50')} µs"),
+        ("99th percentile", f"{_quantile(found, 'p99')} µs"),
+        ("worst", f"{_quantile(found, 'max')} µs"),
         ("orders", f"{len(orders):,}"),
-        ("orders that a pause overlaps", f"{int(hit.sum()):,}"),
-        ("... of the slowest hundredth", f"{int((hit & slow).sum())} of {int(slow.sum())}"),
+        (f"certainly hit by a pause; {int(maybe.sum()):,} more perhaps", f"{int(hit.sum()):,}"),
+        ("of the slowest hundredth certainly hit", f"{int((hit & slow).sum())} of {int(slow.sum())}"),
     ]
     yield '<section><div class="tiles">'
     for name, value in tiles:
         yield f'<div class="tile"><b>{value}</b><span class="soft">{name}</span></div>'
     yield "</div></section>"
-
-
-def _hit(run: Run, orders: Rows) -> npt.NDArray[np.bool_]:
-    hit = np.zeros(len(orders), dtype=bool)
-    for hop in HOPS:
-        for process in run.processes_of(hop):
-            hit |= overlaps(orders, hop, run.pauses[process]) > 0
-    return hit
 
 
 def _curves(runs: Sequence[Run]) -> Iterator[str]:
@@ -353,12 +396,10 @@ def _curves(runs: Sequence[Run]) -> Iterator[str]:
     else:
         yield '<div class="charts">'
         for name in names:
-            curves = [(run.label, run.hops[name]) for run in runs if name in run.hops]
+            curves = [(run.label, run.hops.get(name, empty(1)[0])) for run in runs]
             yield f"<div><h3>{_e(_words(name))}</h3>{_chart(curves, 370, 260)}</div>"
         yield "</div>"
-        for name in names:
-            curves = [(run.label, run.hops[name]) for run in runs if name in run.hops]
-            yield _summary(curves, _words(name))
+        yield _hop_table(runs, names)
     yield "</section>"
 
 
@@ -370,19 +411,39 @@ def _swatch(index: int) -> str:
     return f'<span class="swatch" style="background:{_COLOURS[index % len(_COLOURS)]}"></span>'
 
 
-def _summary(curves: Sequence[tuple[str, Ints]], head: str = "") -> str:
+#: Names as in `summary_us`, what people read, and how many values it takes for it to mean something.
+_QUANTILES: Final = {
+    "p50": ("p50", 1), "p90": ("p90", 10), "p99": ("p99", 100), "p99_9": ("p99.9", 1000), "max": ("max", 1),
+}  # fmt: skip
+
+
+def _quantile(found: Mapping[str, float], name: str) -> str:
+    return microseconds(found[name]) if found["count"] >= _QUANTILES[name][1] else _NONE
+
+
+def _summary(curves: Sequence[tuple[str, Ints]]) -> str:
     """The figures below a chart, which are its legend too."""
-    columns = ("p50", "p90", "p99", "p99.9", "max")
-    lines = [
-        f"<table><tr><th>{_e(head)}</th>" + "".join(f"<th>{c} µs</th>" for c in columns) + "<th>orders</th></tr>"
-    ]
+    heads = "".join(f"<th>{label} µs</th>" for label, _ in _QUANTILES.values())
+    lines = [f"<table><tr><th></th>{heads}<th>orders</th></tr>"]
     for index, (label, hist) in enumerate(curves):
         found = summary_us(hist)
-        cells = "".join(f"<td>{microseconds(found[q])}</td>" for q in ("p50", "p90", "p99", "p99_9", "max"))
-        if not found["count"]:
-            cells = f"<td>{_NONE}</td>" * len(columns)
+        cells = "".join(f"<td>{_quantile(found, name)}</td>" for name in _QUANTILES)
         backwards = f"; {int(hist[NEGATIVE])} below 0" if hist[NEGATIVE] else ""
         lines.append(f"<tr><td>{_swatch(index)}{_e(label)}{backwards}</td>{cells}<td>{found['count']:,.0f}</td></tr>")
+    return "\n".join([*lines, "</table>"])
+
+
+def _hop_table(runs: Sequence[Run], names: Sequence[str]) -> str:
+    """Median and 99th percentile of every hop, a line for each run."""
+    heads = "".join(f'<th colspan="2">{_e(_words(name))}</th>' for name in names)
+    units = "<th>p50 µs</th><th>p99 µs</th>" * len(names)
+    lines = [f"<table><tr><th></th>{heads}</tr><tr><th></th>{units}</tr>"]
+    for index, run in enumerate(runs):
+        cells = []
+        for name in names:
+            found = summary_us(run.hops.get(name, empty(1)[0]))
+            cells += [f"<td>{_quantile(found, 'p50')}</td><td>{_quantile(found, 'p99')}</td>"]
+        lines.append(f"<tr><td>{_swatch(index)}{_e(run.label)}</td>{''.join(cells)}</tr>")
     return "\n".join([*lines, "</table>"])
 
 
@@ -450,7 +511,7 @@ def _waterfalls(run: Run, *, several: bool) -> Iterator[str]:
 def _waterfall(run: Run, head: str, order: np.void) -> Iterator[str]:
     start, total = int(order["recv_ns"]), max(1, int(order["sent_ns"] - order["recv_ns"]))
     hits = hits_of(run, order)
-    worst = sorted(hits, key=lambda hit: -hit.lost_ns)[:_MOST_HITS]
+    worst = sorted(hits, key=lambda hit: (-hit.at_least_ns, -hit.at_most_ns))[:_MOST_HITS]
     shown = [hit for hit in hits if hit in worst]
     cl_ord_id, instrument = int(order["cl_ord_id"]), int(order["instrument"])
     symbol = run.symbols[instrument] if 0 <= instrument < len(run.symbols) else f"instrument {instrument}"
@@ -501,7 +562,7 @@ def _waterfall(run: Run, head: str, order: np.void) -> Iterator[str]:
         x = at_x(start + int(k * step * 1000))
         grid.append(f'<path d="M{x:.1f} 2V{y}" stroke="#e6eaef"/>')
         grid.append(f'<text class="soft" x="{x:.1f}" y="{y + 15}" text-anchor="middle">{k * step:,.10g}</text>')
-    grid.append(f'<text class="soft" x="{right + 16}" y="{y + 15}">µs</text>')
+    grid.append(f'<text class="soft" x="{left - 16}" y="{y + 15}" text-anchor="end">µs</text>')
     yield f'<svg viewBox="0 0 {width} {y + 20}" role="img" aria-label="waterfall of the {head.lower()}, µs">'
     yield from grid
     yield from body
@@ -511,7 +572,10 @@ def _waterfall(run: Run, head: str, order: np.void) -> Iterator[str]:
         yield from (f"<li>{_e(_sentence(hit))}</li>" for hit in shown)
         yield "</ol>"
         if len(hits) > len(shown):
-            yield f'<p class="soft">and {len(hits) - len(shown)} shorter ones</p>'
+            yield f'<p class="soft">and {len(hits) - len(shown)} lesser ones</p>'
+        explained = explained_ns(hits)
+        part = f" ({100 * explained / total:.0f} %)" if explained else ""
+        yield f"<p>Pauses took at least <b>{_time(explained)}</b>{part} of its {_time(total)}.</p>"
     else:
         yield '<p class="soft">No pause of any process on its way overlaps it.</p>'
     yield "</div>"
@@ -525,18 +589,24 @@ def _step(total_us: float) -> float:
 
 def _sentence(hit: Hit) -> str:
     """A pause in words."""
-    within = f"within {_time(hit.end_ns - hit.begin_ns)}"
-    lost = f"{_time(hit.lost_ns)} without a core"
-    times = f"{hit.events} times" if hit.events > 1 else "once"
-    match hit.kind:
-        case PauseKind.PREEMPTION:
-            return f"{hit.process} was preempted {times} {within}" + (f", {lost}" if hit.lost_ns else "")
-        case PauseKind.CORE_WAIT:
-            return f"{hit.process} was woken up and waited for a core: {lost} {within}"
-        case PauseKind.MAJOR_FAULT:
-            return f"{hit.process} read memory from disk {times} {within}"
-        case _:
-            return f"{hit.process}: {_KINDS[hit.kind]}, {_time(hit.lost_ns)}"
+    if hit.kind in _EXACT:
+        return f"{hit.process}: {_KINDS[hit.kind]}, {_time(hit.lost_ns)}"
+    times = f"{hit.events:,} times" if hit.events > 1 else "once"
+    what = {
+        PauseKind.PREEMPTION: f"was preempted {times}",
+        PauseKind.CORE_WAIT: "was woken up and waited for a core",
+        PauseKind.MAJOR_FAULT: f"read memory from disk {times}",
+    }[hit.kind]
+    within = _time(hit.end_ns - hit.begin_ns)
+    if not hit.lost_ns:
+        return f"{hit.process} {what} within {within}"
+    if hit.at_least_ns == hit.lost_ns:
+        here = "all"
+    elif hit.at_least_ns:
+        here = f"{_time(hit.at_least_ns)} to {_time(hit.at_most_ns)}"
+    else:
+        here = f"at most {_time(hit.at_most_ns)}"
+    return f"{hit.process} {what}: {_time(hit.lost_ns)} without a core within {within}, {here} of it here"
 
 
 def _time(ns: int) -> str:
@@ -549,13 +619,14 @@ def _pauses(run: Run, *, several: bool) -> Iterator[str]:
     slow = int(slowest(orders).sum())
     yield f"<section><h2>Pauses{': ' + _e(run.label) if several else ''}</h2>"
     yield (
-        '<p class="soft">What stopped the loops of the processes since they were ready. An order counts when a pause '
-        "overlaps its time in the process; one order may count in several rows.</p>"
+        '<p class="soft">What stopped the loops of the processes since they were ready. An order is hit when part of '
+        "a pause must lie in its time with the process, perhaps hit when it can; it may count in several rows.</p>"
     )
     if lines:
         yield (
             '<table><tr><th>process</th><th class="left">what</th><th>count</th><th>lost in all</th><th>longest</th>'
-            f"<th>orders of {len(orders):,}</th><th>of the slowest {slow:,}</th></tr>"
+            f"<th>of {len(orders):,} orders hit</th><th>perhaps</th>"
+            f"<th>of the slowest {slow:,} hit</th><th>perhaps</th></tr>"
         )
         yield from _rows(run, lines)
         yield "</table>"
@@ -580,7 +651,7 @@ def _rows(run: Run, lines: Iterable[PauseLine]) -> Iterator[str]:
             f"{line.events:,}",
             _time(line.lost_ns) if line.lost_ns else _NONE,
             _time(line.longest_ns) if line.longest_ns else _NONE,
-            *((f"{line.orders:,}", f"{line.slow_orders:,}") if line.process in ours else (_NONE, _NONE)),
+            *(f"{n:,}" if line.process in ours else _NONE for n in line[5:]),
         ]
         yield (
             f'<tr><td>{_e(line.process)}</td><td class="left">{_KINDS[line.kind]}</td>'

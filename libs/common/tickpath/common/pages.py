@@ -130,7 +130,7 @@ PAUSE: Final = np.dtype(
         ("lost_ns", "<i8"),  # how long the loop stood still within the interval; 0: the system does not say
     ]
 )
-N_PAUSES: Final = 4096
+N_PAUSES: Final = 16_384  # 640 KB; a loop that is always short of a core writes 200 rows a second
 
 
 def read_pauses(page: Page) -> tuple[npt.NDArray[np.void], int]:
