@@ -113,7 +113,7 @@ VENUE_ORDER: Final = np.dtype(
         ("joined", "<i8"),  # number of the last played message before it joined the queue
         ("arrived_ns", "<i8"),  # CLOCK_MONOTONIC
         ("user_ref", "<i8"),
-        ("session", "<i4"),
+        ("session", "<i4"),  # 256 * number of the user + UserRefIdx, 0 none
         ("instrument", "<i4"),  # row in meta["symbols"]
         ("next", "<i4"),  # next live order of the same instrument, -1: the last
         ("status", "u1"),  # OrderStatus

@@ -37,6 +37,7 @@ from tickpath.common.protocols.soupbintcp import (
     UnsequencedData,
 )
 from tickpath.common.protocols.wire import RemoteProtocolError
+from tickpath.sim.kernels.entry import MAX_ACCOUNTS
 from tickpath.sim.layout import Counter, Fault
 from tickpath.sim.player import Ints
 from tickpath.sim.venue import Venue
@@ -47,7 +48,6 @@ _RECEIVE_BYTES: Final = 2048
 _BACKLOG_BYTES: Final = 1 << 18
 _STUCK_NS: Final = 15_000_000_000
 _LOGIN_NS: Final = 30_000_000_000
-_MAX_USERS: Final = 256
 _MAX_CONNECTIONS: Final = 512
 
 
@@ -225,7 +225,7 @@ class OrderEntry:
         refused = bool(self._faults[Fault.REFUSE_LOGIN])
         if refused or (self._password and request.password.upper() != self._password):
             raw = session.reject(NOT_AUTHORISED, now)
-        elif request.username.upper() not in known and len(known) >= _MAX_USERS:
+        elif request.username.upper() not in known and len(known) >= MAX_ACCOUNTS:
             raw = session.reject(SESSION_NOT_AVAILABLE, now)
         else:
             account = self._venue.account(request.username)

@@ -18,6 +18,8 @@ price.
 Simplified: time in force is day or IOC (``0``, ``3``); hidden orders are treated like displayed ones; market orders
 trade like limit orders and what is left of them is always cancelled; firms are not checked. The exchange's clock is
 the time of the latest message that was played.
+
+Enter Order, Cancel Order and fills are `tickpath.sim.kernels.entry`, which replay runs as well; the rest is here.
 """
 
 from __future__ import annotations
@@ -29,41 +31,27 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from tickpath.common.histogram import HIST_SIZE
 from tickpath.common.jit import direct
 from tickpath.common.protocols import ouch50 as ouch
 from tickpath.common.protocols.ouch50 import Reject, Tag
 from tickpath.common.protocols.soupbintcp import SequencedLog
 from tickpath.common.protocols.wire import RemoteProtocolError
-from tickpath.sim.kernels import matching
+from tickpath.sim.kernels import entry, matching
+from tickpath.sim.kernels.entry import MARKET_PRICES, MAX_ACCOUNTS, N_BYTES, N_REPORTS, UNREAD, Desk
 from tickpath.sim.kernels.matching import Exchange
 from tickpath.sim.layout import Counter, OrderStatus
 from tickpath.sim.player import Ints, Player, Segment
 
-_CL_ORD_ID_AT: Final = ouch.ENTER_ORDER.offset["cl_ord_id"]
-_MARKET_PRICES: Final = (ouch.MARKET_PRICE, 2_000_000_000)  # 214748.3647, and 200000.0000
-_DOLLAR: Final = 10_000
-_CENT: Final = 100
-_DAY, _IOC = "0", "3"
+_MESSAGE_BYTES: Final = 256  # longest message that order entry looks at by itself
+_ANY_PRICE: Final = 2**62
+_DAY = "0"
 
 Fields = dict[str, Any]
 
 _played, _enter, _reduce = direct(matching.played), direct(matching.enter), direct(matching.reduce)
-_find_live, _measure = direct(matching.find_live), direct(matching.measure)
-
-
-@dataclass(slots=True)
-class Channel:
-    """An increasing series of user reference numbers: of a session, or of a UserRefIdx in it."""
-
-    session: int
-    ref_idx: int  # 0: none
-    last_ref: int = 0
-
-    @property
-    def options(self) -> dict[int, Any]:
-        """What every reply about this channel's orders carries."""
-        return {Tag.USER_REF_IDX: self.ref_idx} if self.ref_idx else {}
+_find_live, _details_fault = direct(matching.find_live), direct(entry.details_fault)
+_entry, _cancel = direct(entry.entry), direct(entry.cancel)
+_fills, _trades = direct(entry.fills), direct(entry.trades)
 
 
 @dataclass(slots=True)
@@ -72,7 +60,6 @@ class Account:
 
     username: str
     log: SequencedLog
-    disabled: bool = False
 
 
 class Venue:
@@ -99,16 +86,16 @@ class Venue:
         self.changed: Final[set[int]] = set()  # accounts whose log has grown since the owner cleared this
         self._player: Player | None = None
         self._session = session
-        self._hist = tick_to_order if tick_to_order is not None else np.zeros(HIST_SIZE, np.int64)
-        self._id_bytes = bytearray(ouch.CL_ORD_ID_SIZE)
-        self._id_array = np.frombuffer(self._id_bytes, np.uint8)
-        self._seen = np.zeros(matching.SEEN_CAPACITY, np.int64)
-        self._ids = {symbol: index for index, symbol in enumerate(symbols) if symbol in locates}
+        self._message_bytes = bytearray(_MESSAGE_BYTES)
+        self._message = np.frombuffer(self._message_bytes, np.uint8)
+        self._desk = Desk.create(exchange, symbols, locates, tick_to_order=tick_to_order)
+        self._reports = self._desk.reports.data
+        self._spans = self._desk.spans
+        self._words = self._desk.words
+        self._last_refs = self._desk.last_refs
         self._locates = np.array([locates.get(symbol, 0) for symbol in symbols], np.int64)
         padded = b"".join(symbol.encode("ascii").ljust(8) for symbol in symbols)
         self._symbol_bytes = np.frombuffer(padded, np.uint8).reshape(len(symbols), 8).copy()
-        self._channels: list[Channel] = []
-        self._channel_ids: dict[tuple[int, int], int] = {}
         self._counters = exchange.counters
         self._state = exchange.state
         self.closed = False
@@ -116,36 +103,38 @@ class Venue:
         self._displays: npt.NDArray[Any] = exchange.orders["display"]
         self._capacities: npt.NDArray[Any] = exchange.orders["capacity"]
         self._tifs: npt.NDArray[Any] = exchange.orders["tif"]
-        self._sessions: npt.NDArray[Any] = exchange.orders["session"]
-        self._user_refs: npt.NDArray[Any] = exchange.orders["user_ref"]
         self._handlers: Final[dict[str, Callable[[int, Fields, dict[int, Any], int], None]]] = {
-            "O": self._enter,
             "U": self._replace,
-            "X": self._cancel,
             "M": self._modify,
             "C": self._mass_cancel,
             "D": self._disable,
             "E": self._enable,
             "Q": self._query,
         }
-        for symbol, index in self._ids.items():
-            exchange.book.locate[locates[symbol]] = index
+        for index, symbol in enumerate(symbols):
+            if symbol in locates:
+                exchange.book.locate[locates[symbol]] = index
         self._state[matching.EXCH_NS] = clock_ns
         self._check_types()
 
     def account(self, username: str) -> int:
-        """Number of a user, made when it is new."""
+        """Number of a user, made when it is new. Raises ValueError beyond `MAX_ACCOUNTS`."""
         for number, account in enumerate(self.accounts):
             if account.username == username.upper():
                 return number
+        if len(self.accounts) >= MAX_ACCOUNTS:
+            msg = f"no account {username!r}: there are {MAX_ACCOUNTS} already, more are not allowed"
+            raise ValueError(msg)
         self.accounts.append(Account(username.upper(), SequencedLog(self._session)))
         number = len(self.accounts) - 1
-        self._report(number, ouch.SYSTEM_EVENT.encode(timestamp=self._now, event_code="S"))
+        self._log(entry.event(self.exchange, self._desk, number, ord("S")))
         return number
 
     def follow(self, player: Player) -> None:
         """Measure tick-to-order times against what `player` sends."""
         self._player = player
+        self._desk = self._desk._replace(out_ns=player.out_ns)
+        self._check_types()
 
     # --- market data -------------------------------------------------------------------------------------------
 
@@ -153,7 +142,8 @@ class Venue:
         """Messages `first` to `last` of the segment have been published."""
         while first < last:
             first = _played(self.exchange, segment.data, segment.offsets, first, last, shift_ns)
-            self._report_fills()
+            if self._state[matching.N_FILLS]:
+                self._log(_fills(self.exchange, self._desk))
         if bool(self._state[matching.CLOSED]) != self.closed:
             self.set_closed(closed=not self.closed)
 
@@ -176,161 +166,147 @@ class Venue:
         self._state[matching.CLOSED] = closed
         self.closed = closed
         for number in range(len(self.accounts)):
-            self._report(number, ouch.SYSTEM_EVENT.encode(timestamp=self._now, event_code="E" if closed else "S"))
+            self._log(entry.event(self.exchange, self._desk, number, ord("E" if closed else "S")))
 
     # --- clients -----------------------------------------------------------------------------------------------
 
     def receive(self, account: int, message: bytes, arrived_ns: int) -> None:
         """One OUCH message of a user that arrived at `arrived_ns` (CLOCK_MONOTONIC)."""
+        if not self._request(message, account << 8, UNREAD, arrived_ns):
+            self._receive_other(account, message, arrived_ns)
+
+    def _request(self, message: bytes, channel: int, verdict: int, arrived_ns: int) -> bool:
+        """Let the kernel answer a message; False when it does not: see `entry.entry`."""
+        size = len(message)
+        if size > _MESSAGE_BYTES:
+            return False
+        self._message_bytes[:size] = message
+        next_seq = self._player.next_sequence if self._player is not None else 0
+        if not _entry(
+            self.exchange, self._desk, self._message, 0, size, channel, verdict, arrived_ns, next_seq
+        ):  # fmt: skip
+            return False
+        self._log(int(self._words[N_REPORTS]))
+        return True
+
+    def _receive_other(self, account: int, message: bytes, arrived_ns: int) -> None:
+        """A message with options, or of a type that is rare."""
         try:
             decoded = ouch.decode_inbound(message)
         except RemoteProtocolError:
             self._counters[Counter.MALFORMED] += 1
             return
-        code = decoded.message.code
-        channel = self._channel(account, decoded.options.get(Tag.USER_REF_IDX, 0))
-        if code == "O":
-            self._counters[Counter.ORDERS_RECEIVED] += 1
-            if self._player is not None and decoded.fields["user_ref_num"] > self._channels[channel].last_ref:
-                self._id_bytes[:] = message[_CL_ORD_ID_AT : _CL_ORD_ID_AT + ouch.CL_ORD_ID_SIZE]
-                _measure(
-                    self._counters,
-                    self._id_array,
-                    arrived_ns,
-                    self._player.next_sequence,
-                    self._player.out_ns,
-                    self._seen,
-                    self._hist,
-                )
-        elif code == "U":
-            self._counters[Counter.REPLACES_RECEIVED] += 1
-        elif code == "X":
-            self._counters[Counter.CANCELS_RECEIVED] += 1
-        else:
-            self._counters[Counter.OTHER_RECEIVED] += 1
-        self._handlers[code](channel, decoded.fields, decoded.options, arrived_ns)
+        code, options = decoded.message.code, decoded.options
+        channel = account << 8 | options.get(Tag.USER_REF_IDX, 0)
+        if code in "OX":
+            # The kernel reads the fixed part; whatever the options are, they are in `channel` and in the verdict.
+            fixed = message[: decoded.message.size] + b"\0\0"
+            self._request(fixed, channel, _options_fault(options), arrived_ns)
+            return
+        self._counters[Counter.REPLACES_RECEIVED if code == "U" else Counter.OTHER_RECEIVED] += 1
+        self._handlers[code](channel, decoded.fields, options, arrived_ns)
 
     def cancel_all(self, account: int, reason: str = "Z") -> None:
         """Cancel every open order of a user, for example because its connection is gone."""
         for slot in self._open_slots(account):
             self._cancel_to(slot, 0, reason)
 
-    def _enter(self, number: int, fields: Fields, options: dict[int, Any], arrived_ns: int) -> None:
-        channel = self._channels[number]
-        user_ref = fields["user_ref_num"]
-        if user_ref <= channel.last_ref:
-            self._counters[Counter.IGNORED] += 1
-            return
-        channel.last_ref = user_ref
-        instrument = self._ids.get(fields["symbol"], -1)
-        fault = self._entry_fault(channel, fields, instrument) or _details_fault(fields, options)
-        slot = -1
-        if fault is None:
-            slot = self._place(number, fields, instrument, fields["side"], 0, -1, arrived_ns)
-            fault = Reject.OTHER if slot < 0 else None
-        if fault is not None:
-            self._reject(channel, user_ref, fault, fields["cl_ord_id"])
-            return
-        self._displays[slot] = ord(fields["display"])
-        self._capacities[slot] = ord(fields["capacity"])
-        self._accepted(channel, slot, fields, {**fields, "executed": 0})
-
-    def _replace(self, number: int, fields: Fields, options: dict[int, Any], arrived_ns: int) -> None:
-        channel = self._channels[number]
-        old = _find_live(self.exchange, number, fields["orig_user_ref_num"])
-        user_ref = fields["user_ref_num"]
-        if old < 0 or user_ref <= channel.last_ref:
+    def _replace(self, channel: int, fields: Fields, options: dict[int, Any], arrived_ns: int) -> None:
+        old = _find_live(self.exchange, channel, fields["orig_user_ref_num"])
+        user_ref, price = fields["user_ref_num"], fields["price"]
+        if old < 0 or user_ref <= self._last_refs[channel]:
             self._counters[Counter.IGNORED] += 1
             return
         order = self.exchange.orders[old]
         executed = int(order["executed_lots"])
-        if _details_fault(fields, options) is not None or fields["quantity"] <= executed:
+        kind = (ord(fields[name]) for name in ("time_in_force", "display", "iso"))
+        fault = _details_fault(fields["quantity"], min(price, _ANY_PRICE), *kind) or _options_fault(options)
+        if fault or fields["quantity"] <= executed:
             self._cancel_to(old, 0, "U")
             return
-        instrument, side = int(order["instrument"]), chr(order["side"])
-        slot = self._place(number, fields, instrument, side, executed, old, arrived_ns)
+        instrument, side, capacity = int(order["instrument"]), chr(order["side"]), chr(order["capacity"])
+        self._last_refs[channel] = user_ref
+        market = price in MARKET_PRICES
+        self._state[matching.N_FILLS] = 0
+        slot: int = _enter(
+            self.exchange,
+            channel,
+            user_ref,
+            instrument,
+            ord(side),
+            fields["quantity"],
+            executed,
+            (ouch.MARKET_PRICE if side == "B" else 0) if market else price,
+            fields["time_in_force"] == _DAY and not market,
+            old,
+            arrived_ns,
+        )
         if slot < 0:
-            channel.last_ref = user_ref
-            self._reject(channel, user_ref, Reject.OTHER, fields["cl_ord_id"])
+            self._counters[Counter.REJECTED] += 1
+            self._report(
+                channel, ouch.REJECTED, user_ref_num=user_ref, reason=Reject.OTHER, cl_ord_id=fields["cl_ord_id"]
+            )
             return
-        channel.last_ref = user_ref
+        self._texts[slot] = fields["cl_ord_id"].encode("latin-1")
+        self._tifs[slot] = ord(fields["time_in_force"])
         self._displays[slot] = ord(fields["display"])
-        self._capacities[slot] = self._capacities[old]
-        kept = {
-            "side": side,
-            "symbol": self.symbols[instrument],
-            "capacity": chr(self._capacities[old]),
-            "executed": executed,
-        }
-        self._accepted(channel, slot, fields, kept)
+        self._capacities[slot] = ord(capacity)
+        self._report(
+            channel,
+            ouch.ORDER_REPLACED,
+            **{
+                **fields,
+                "side": side,
+                "quantity": fields["quantity"] - executed,
+                "symbol": self.symbols[instrument],
+                "order_reference_number": int(self._state[matching.ORDER_REF]),
+                "capacity": capacity,
+                "cross_type": "N",
+                "order_state": "L",
+            },
+        )
+        self._log(_trades(self.exchange, self._desk, slot))
 
-    def _cancel(self, number: int, fields: Fields, _options: dict[int, Any], _arrived_ns: int) -> None:
-        slot = _find_live(self.exchange, number, fields["user_ref_num"])
-        if slot < 0 or not self._cancel_to(slot, fields["quantity"], "U"):
-            self._counters[Counter.IGNORED] += 1
-
-    def _modify(self, number: int, fields: Fields, _options: dict[int, Any], _arrived_ns: int) -> None:
-        slot = _find_live(self.exchange, number, fields["user_ref_num"])
+    def _modify(self, channel: int, fields: Fields, _options: dict[int, Any], _arrived_ns: int) -> None:
+        slot = _find_live(self.exchange, channel, fields["user_ref_num"])
         if slot < 0:
             self._counters[Counter.IGNORED] += 1
             return
-        channel = self._channels[number]
         order = self.exchange.orders[slot]
         old, new = chr(order["side"]), fields["side"]
         allowed = new == old or (old, new) in (("S", "E"), ("S", "T"), ("E", "T"))
         if not allowed or not order["executed_lots"] < fields["quantity"] <= order["qty_lots"]:
-            self._report(
-                channel.session,
-                ouch.CANCEL_REJECT.encode(channel.options, timestamp=self._now, user_ref_num=fields["user_ref_num"]),
-            )
+            self._report(channel, ouch.CANCEL_REJECT, user_ref_num=fields["user_ref_num"])
             return
         _reduce(self.exchange, slot, fields["quantity"])
         order["side"] = ord(new)
-        self._report(
-            channel.session,
-            ouch.ORDER_MODIFIED.encode(
-                channel.options,
-                timestamp=self._now,
-                user_ref_num=fields["user_ref_num"],
-                side=new,
-                quantity=int(order["leaves_lots"]),
-            ),
-        )
+        self._report(channel, ouch.ORDER_MODIFIED, **{**fields, "quantity": int(order["leaves_lots"])})
 
-    def _mass_cancel(self, number: int, fields: Fields, options: dict[int, Any], _arrived_ns: int) -> None:
-        channel = self._channels[number]
+    def _mass_cancel(self, channel: int, fields: Fields, options: dict[int, Any], _arrived_ns: int) -> None:
         if not self._consume(channel, fields["user_ref_num"]):
             return
         echo: dict[int, Any] = {tag: options[tag] for tag in (Tag.GROUP_ID, Tag.SIDE) if tag in options}
-        self._report(
-            channel.session,
-            ouch.MASS_CANCEL_RESPONSE.encode({**echo, **channel.options}, timestamp=self._now, **fields),
-        )
+        self._report(channel, ouch.MASS_CANCEL_RESPONSE, echo, **fields)
         symbol, side = fields["symbol"], options.get(Tag.SIDE, "")
-        for slot in self._open_slots(channel.session):
+        for slot in self._open_slots(channel >> 8):
             order = self.exchange.orders[slot]
             if symbol in ("", self.symbols[order["instrument"]]) and side in ("", chr(order["side"])):
                 self._cancel_to(slot, 0, "U")
 
-    def _disable(self, number: int, fields: Fields, _options: dict[int, Any], _arrived_ns: int) -> None:
-        self._switch(self._channels[number], fields, ouch.DISABLE_ORDER_ENTRY_RESPONSE, disabled=True)
+    def _disable(self, channel: int, fields: Fields, _options: dict[int, Any], _arrived_ns: int) -> None:
+        self._switch(channel, fields, ouch.DISABLE_ORDER_ENTRY_RESPONSE, disabled=True)
 
-    def _enable(self, number: int, fields: Fields, _options: dict[int, Any], _arrived_ns: int) -> None:
-        self._switch(self._channels[number], fields, ouch.ENABLE_ORDER_ENTRY_RESPONSE, disabled=False)
+    def _enable(self, channel: int, fields: Fields, _options: dict[int, Any], _arrived_ns: int) -> None:
+        self._switch(channel, fields, ouch.ENABLE_ORDER_ENTRY_RESPONSE, disabled=False)
 
-    def _switch(self, channel: Channel, fields: Fields, response: ouch.Message, *, disabled: bool) -> None:
+    def _switch(self, channel: int, fields: Fields, response: ouch.Message, *, disabled: bool) -> None:
         if self._consume(channel, fields["user_ref_num"]):
-            self.accounts[channel.session].disabled = disabled
-            self._report(channel.session, response.encode(channel.options, timestamp=self._now, **fields))
+            self._desk.disabled[channel >> 8] = disabled
+            self._report(channel, response, **fields)
 
-    def _query(self, number: int, _fields: Fields, _options: dict[int, Any], _arrived_ns: int) -> None:
-        channel = self._channels[number]
-        self._report(
-            channel.session,
-            ouch.ACCOUNT_QUERY_RESPONSE.encode(
-                channel.options, timestamp=self._now, next_user_ref_num=channel.last_ref + 1
-            ),
-        )
+    def _query(self, channel: int, _fields: Fields, _options: dict[int, Any], _arrived_ns: int) -> None:
+        next_ref = int(self._last_refs[channel]) + 1
+        self._report(channel, ouch.ACCOUNT_QUERY_RESPONSE, next_user_ref_num=next_ref)
 
     # --- helpers -----------------------------------------------------------------------------------------------
 
@@ -338,180 +314,52 @@ class Venue:
         """See `direct`: TypeError when the arrays are not what the kernels were compiled for."""
         none = np.zeros(1, np.int64)
         matching.played(self.exchange, np.zeros(1, np.uint8), none, 0, 0, 0)
-        matching.find_live(self.exchange, 0, 0)
-        scratch = np.zeros(len(Counter), np.int64)
-        matching.measure(scratch, self._id_array, 0, 1, none, self._seen[:1].copy(), self._hist)
+        entry.entry(self.exchange, self._desk, self._message, 0, 0, 0, UNREAD, 0, 0)
+        entry.fills(self.exchange, self._desk)
 
-    @property
-    def _now(self) -> int:
-        return int(self._state[matching.EXCH_NS])
-
-    def _channel(self, account: int, ref_idx: int) -> int:
-        number = self._channel_ids.get((account, ref_idx))
-        if number is None:
-            number = self._channel_ids[account, ref_idx] = len(self._channels)
-            self._channels.append(Channel(account, ref_idx))
-        return number
-
-    def _consume(self, channel: Channel, user_ref: int) -> bool:
-        if user_ref <= channel.last_ref:
+    def _consume(self, channel: int, user_ref: int) -> bool:
+        if user_ref <= self._last_refs[channel]:
             self._counters[Counter.IGNORED] += 1
             return False
-        channel.last_ref = user_ref
+        self._last_refs[channel] = user_ref
         return True
 
-    def _entry_fault(self, channel: Channel, fields: Fields, instrument: int) -> Reject | None:
-        """Why no order may be entered now, or by this user, or in this symbol."""
-        if self.closed:
-            return Reject.DESTINATION_CLOSED
-        if self.accounts[channel.session].disabled:
-            return Reject.FIRM_NOT_AUTHORISED
-        if fields["side"] not in ("B", "S", "T", "E"):
-            return Reject.INVALID_SIDE
-        if instrument < 0:
-            return Reject.INVALID_SYMBOL
-        if self.exchange.halted[instrument]:
-            return Reject.HALTED
-        if fields["cross_type"] != "N":
-            return Reject.INVALID_CROSS_ORDER
-        return Reject.OTHER if fields["capacity"] not in ("A", "P", "R", "O") else None
+    def _cancel_to(self, slot: int, qty: int, reason: str) -> None:
+        """Cancel down to `qty` of the chain, and report it."""
+        _cancel(self.exchange, self._desk, slot, qty, ord(reason))
+        self._log(int(self._words[N_REPORTS]))
 
-    def _place(
-        self, number: int, fields: Fields, instrument: int, side: str, executed: int, replaces: int, arrived_ns: int
-    ) -> int:
-        price = fields["price"]
-        market = price in _MARKET_PRICES
-        buy = side == "B"
-        limit = (ouch.MARKET_PRICE if buy else 0) if market else price
-        may_rest = fields["time_in_force"] == _DAY and not market
-        self._state[matching.N_FILLS] = 0
-        slot: int = _enter(
-            self.exchange,
-            number,
-            fields["user_ref_num"],
-            instrument,
-            ord(side),
-            fields["quantity"],
-            executed,
-            limit,
-            may_rest,
-            replaces,
-            arrived_ns,
-        )
-        if slot >= 0:
-            self._texts[slot] = fields["cl_ord_id"].encode("latin-1")
-            self._tifs[slot] = ord(fields["time_in_force"])
-        return slot
+    def _report(self, channel: int, report: ouch.Message, options: ouch.Options | None = None, **fields: Any) -> None:
+        """One report that no kernel makes; every one about a channel's orders names its index."""
+        ref_idx: dict[int, Any] = {Tag.USER_REF_IDX: channel & 0xFF} if channel & 0xFF else {}
+        now = int(self._state[matching.EXCH_NS])
+        account = channel >> 8
+        self.accounts[account].log.append(report.encode({**(options or {}), **ref_idx}, timestamp=now, **fields))
+        self.changed.add(account)
 
-    def _accepted(self, channel: Channel, slot: int, fields: Fields, kept: Fields) -> None:
-        """Report a new order or replacement, what it traded, and what could not rest.
-
-        `kept` is what a replacement does not state: side, symbol, capacity, and the lots executed before.
-        """
-        remainder = int(self._state[matching.REMAINDER])
-        report = ouch.ORDER_REPLACED if "orig_user_ref_num" in fields else ouch.ORDER_ACCEPTED
-        more = {"orig_user_ref_num": fields["orig_user_ref_num"]} if report is ouch.ORDER_REPLACED else {}
-        message = report.encode(
-            channel.options,
-            timestamp=self._now,
-            user_ref_num=fields["user_ref_num"],
-            side=kept["side"],
-            quantity=fields["quantity"] - kept["executed"],
-            symbol=kept["symbol"],
-            price=fields["price"],
-            time_in_force=fields["time_in_force"],
-            display=fields["display"],
-            order_reference_number=int(self._state[matching.ORDER_REF]),
-            capacity=kept["capacity"],
-            iso=fields["iso"],
-            cross_type="N",
-            order_state="L",
-            cl_ord_id=fields["cl_ord_id"],
-            **more,
-        )
-        self._report(channel.session, message)
-        self._report_fills()
-        if remainder:
-            self._report_cancel(slot, remainder, "I")
-
-    def _report_fills(self) -> None:
-        n = int(self._state[matching.N_FILLS])
+    def _log(self, n: int) -> None:
+        """Take the first `n` reports of the kernels, which are all of them, into the logs."""
         if n == 0:
             return
-        self._state[matching.N_FILLS] = 0
-        now = self._now
-        for slot, lots, price, match, flag in self.exchange.fills[:n].tolist():
-            channel = self._channels[self._sessions[slot]]
-            message = ouch.ORDER_EXECUTED.encode(
-                channel.options,
-                timestamp=now,
-                user_ref_num=int(self._user_refs[slot]),
-                quantity=lots,
-                price=price,
-                liquidity_flag=chr(flag),
-                match_number=match,
-            )
-            self._report(channel.session, message)
-
-    def _cancel_to(self, slot: int, qty: int, reason: str) -> bool:
-        """Cancel down to `qty` of the chain; False when that takes nothing off."""
-        gone: int = _reduce(self.exchange, slot, qty)
-        if gone:
-            self._report_cancel(slot, gone, reason)
-        return gone > 0
-
-    def _report_cancel(self, slot: int, lots: int, reason: str) -> None:
-        channel = self._channels[self._sessions[slot]]
-        self._report(
-            channel.session,
-            ouch.ORDER_CANCELED.encode(
-                channel.options,
-                timestamp=self._now,
-                user_ref_num=int(self._user_refs[slot]),
-                quantity=lots,
-                reason=reason,
-            ),
-        )
-
-    def _reject(self, channel: Channel, user_ref: int, reason: Reject, cl_ord_id: str) -> None:
-        self._counters[Counter.REJECTED] += 1
-        self._report(
-            channel.session,
-            ouch.REJECTED.encode(
-                channel.options, timestamp=self._now, user_ref_num=user_ref, reason=reason, cl_ord_id=cl_ord_id
-            ),
-        )
-
-    def _report(self, account: int, message: bytes) -> None:
-        self.accounts[account].log.append(message)
-        self.changed.add(account)
+        words, reports = self._words, self._reports
+        for account, begin, end in self._spans[:n].tolist():
+            self.accounts[account].log.append(reports[begin:end])
+            self.changed.add(account)
+        words[N_REPORTS] = words[N_BYTES] = 0
 
     def _open_slots(self, account: int) -> list[int]:
         """Live orders of a user, oldest first."""
         orders = self.exchange.orders
-        live = np.flatnonzero(orders["status"] == int(OrderStatus.LIVE))
-        mine = [slot for slot in live.tolist() if self._channels[orders["session"][slot]].session == account]
-        return sorted(mine, key=lambda slot: int(orders["order_ref"][slot]))
+        mine = np.flatnonzero((orders["status"] == int(OrderStatus.LIVE)) & (orders["session"] >> 8 == account))
+        return sorted(mine.tolist(), key=lambda slot: int(orders["order_ref"][slot]))
 
 
-def _details_fault(fields: Fields, options: dict[int, Any]) -> Reject | None:
-    """What is wrong with the size, price and kind of an order or of a replacement."""
-    price = fields["price"]
-    if not 1 <= fields["quantity"] <= ouch.MAX_QUANTITY:
-        return Reject.INVALID_QUANTITY
-    whole_cents = price < _DOLLAR or price % _CENT == 0
-    if price not in _MARKET_PRICES and not (1 <= price <= ouch.MAX_LIMIT_PRICE and whole_cents):
-        return Reject.INVALID_PRICE
-    if fields["time_in_force"] not in (_DAY, _IOC):
-        return Reject.OTHER
-    if fields["display"] not in ("Y", "N", "A"):
-        return Reject.INVALID_DISPLAY
-    if fields["iso"] != "N":
-        return Reject.ISO_NOT_ALLOWED
+def _options_fault(options: dict[int, Any]) -> int:
+    """What the options of an order or of a replacement ask for that is not done (`Reject`), 0: nothing."""
     if options.get(Tag.PRICE_TYPE, "L") != "L":
-        return Reject.PEGGING_NOT_ALLOWED
+        return int(Reject.PEGGING_NOT_ALLOWED)
     if options.get(Tag.MIN_QTY, 0):
-        return Reject.INVALID_MIN_QUANTITY
+        return int(Reject.INVALID_MIN_QUANTITY)
     if options.get(Tag.MAX_FLOOR, 0):
-        return Reject.INVALID_MAX_FLOOR
-    return Reject.OTHER if options.get(Tag.POST_ONLY, "N") == "P" else None
+        return int(Reject.INVALID_MAX_FLOOR)
+    return int(Reject.OTHER) if options.get(Tag.POST_ONLY, "N") == "P" else 0

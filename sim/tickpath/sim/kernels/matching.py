@@ -29,7 +29,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from tickpath.common.jit import inlined, kernel
+from tickpath.common.jit import kernel
 from tickpath.common.kernels.book import (
     BOOK,
     EV_ARRIVAL,
@@ -48,6 +48,7 @@ from tickpath.common.kernels.book import (
     Book,
     Result,
     apply_message,
+    inlined,
 )
 from tickpath.common.kernels.hist import record
 from tickpath.common.kernels.ids import cause_seq_of, read_cl_ord_id
@@ -366,12 +367,9 @@ def _advance(ex, instrument, side, price4, lots, arrival):
 # --- the played market data --------------------------------------------------------------------------------------
 
 
-@kernel(numba.int64(EXCHANGE, numba.uint8[::1], numba.int64[::1], numba.int64, numba.int64, numba.int64))
-def played(ex, data, offsets, first, last, shift_ns):
-    """Apply messages `first` to `last` of a tape to the book and fill what they fill; returns the next message.
-
-    Stops early when the list of fills is half full. `shift_ns` is added to the exchange's clock.
-    """
+@inlined
+def play(ex, data, offsets, first, last, shift_ns):
+    """See `played`: this is it, for a kernel that does more."""
     event = ex.book.event
     counters = ex.counters
     for i in range(first, last):
@@ -426,6 +424,15 @@ def played(ex, data, offsets, first, last, shift_ns):
                 if filled > 0:
                     _take(ex, row, price, filled)
     return last
+
+
+@kernel(numba.int64(EXCHANGE, numba.uint8[::1], numba.int64[::1], numba.int64, numba.int64, numba.int64), _nrt=False)
+def played(ex, data, offsets, first, last, shift_ns):
+    """Apply messages `first` to `last` of a tape to the book and fill what they fill; returns the next message.
+
+    Stops early when the list of fills is half full. `shift_ns` is added to the exchange's clock.
+    """
+    return play(ex, data, offsets, first, last, shift_ns)
 
 
 @kernel(
@@ -498,7 +505,7 @@ def clearing(ex, locates, symbols, time_ns, spacing_ns, data, offsets, times):
 # --- what clients ask for ----------------------------------------------------------------------------------------
 
 
-@kernel(numba.int64(EXCHANGE, _I64, _I64))
+@kernel(numba.int64(EXCHANGE, _I64, _I64), _nrt=False)
 def find_live(ex, channel, user_ref):
     """Slot of a live order, -1 if there is none with this number."""
     mask = len(ex.orders) - 1
@@ -522,7 +529,7 @@ def _free_slot(ex, channel, user_ref):
     return -1
 
 
-@kernel(numba.int64(EXCHANGE, _I64, _I64, _I64, _I64, _I64, _I64, _I64, _I64, _I64, _I64))
+@kernel(numba.int64(EXCHANGE, _I64, _I64, _I64, _I64, _I64, _I64, _I64, _I64, _I64, _I64), _nrt=False)
 def enter(ex, channel, user_ref, instrument, side, qty, executed, price4, may_rest, replaces, arrived_ns):
     """Accept an order that was found valid, match it, and let the rest stand or cancel it; returns its slot.
 
@@ -597,7 +604,7 @@ def enter(ex, channel, user_ref, instrument, side, qty, executed, price4, may_re
     return slot
 
 
-@kernel(numba.int64(EXCHANGE, _I64, _I64))
+@kernel(numba.int64(EXCHANGE, _I64, _I64), _nrt=False)
 def reduce(ex, slot, qty):
     """Cancel a live order down to `qty`, the intended size of its chain; returns the lots taken off."""
     order = ex.orders[slot]
@@ -615,22 +622,22 @@ def reduce(ex, slot, qty):
     return gone
 
 
-@kernel(numba.int64(_INTS, numba.uint8[::1], _I64, _I64, _INTS, _INTS, _INTS))
-def measure(counters, text, arrived_ns, next_seq, out_ns, seen, hist):
-    """Tick-to-order time of the order with the client order id `text`, uint8[14]; returns the id, -1 if foreign.
+@kernel(numba.int64(_INTS, numba.uint8[::1], _I64, _I64, _I64, _INTS, _INTS, _INTS), _nrt=False)
+def measure(counters, text, at, arrived_ns, next_seq, out_ns, seen, hist):
+    """Tick-to-order time of the order with the client order id ``text[at : at + 14]``; the id, -1 if foreign.
 
     `out_ns` holds when each message left (see `wire.transmit`), `next_seq` the number that none has yet. `seen` is a
     hash table of the ids entered so far, int64[power of two]; where it is crowded a new id overwrites an old one. An
     id seen before is counted as a duplicate and not measured. `counters` int64[len(Counter)].
     """
-    cl_ord_id = read_cl_ord_id(text, 0)
+    cl_ord_id = read_cl_ord_id(text, at)
     key = cl_ord_id
     if cl_ord_id < 0:
         blank = True
         key = 0
         for i in range(14):
-            blank = blank and text[i] == 32
-            key = (key * 257 + text[i]) & (2**62 - 1)
+            blank = blank and text[at + i] == 32
+            key = (key * 257 + text[at + i]) & (2**62 - 1)
         if blank:
             counters[Counter.UNMATCHED_CAUSES] += 1
             return -1

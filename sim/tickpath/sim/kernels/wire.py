@@ -6,9 +6,12 @@ inside `sendto` costs twenty times the call itself, so `sendmmsg` would save not
 
 from __future__ import annotations
 
+from typing import Final
+
 from numba import types
 
-from tickpath.common.jit import inlined, kernel
+from tickpath.common.jit import kernel
+from tickpath.common.kernels.book import inlined
 from tickpath.sim.layout import Counter, Fault
 
 # Columns of ``packets``, int64[k, 4]: where a datagram lies in the buffer, and the messages in it.
@@ -21,6 +24,11 @@ PLAN_SIZE = 6
 # Fields of ``wire``, int64[5]: what `transmit` remembers between calls.
 NUMBER, RANDOM, HELD_LENGTH, HELD_SEQ, HELD_COUNT = range(5)
 WIRE_SIZE = 5
+
+#: Messages that are due within this time of a turn leave together in the next one; a datagram of a tape that is
+#: played in steps has what follows its first message within this time. Bounds the share of a core that the exchange
+#: takes from the pipeline that it measures; the lateness that it makes is counted like any other.
+QUANTUM_NS: Final = 50_000
 
 _HEADER = 20
 _MAX_COUNT = 0xFFFE
@@ -40,15 +48,8 @@ def _put(buffer, at, size, value):
         buffer[at + i] = value >> 8 * (size - 1 - i) & 0xFF
 
 
-@kernel("int64(uint8[::1], int64[::1], int64[::1], uint8[::1], int64[::1], uint8[::1], int64[:,::1])")
-def pack(data, offsets, time_ns, session, plan, buffer, packets):
-    """Pack the messages that are due into at most len(packets) datagrams; returns how many.
-
-    A message i of the tape is due when i < plan[UNTIL_INDEX] and time_ns[i] <= plan[UNTIL_TIME]. The first is
-    plan[NEXT] and gets the number plan[NEXT_SEQ]; both are moved on. `session` uint8[10]. plan[SHIFT_NS] is added
-    to the time stamp in every message, up to the last nanosecond of the day. `buffer` holds len(packets) datagrams
-    of plan[DATAGRAM_BYTES] each; every message must fit one.
-    """
+@inlined
+def _pack(data, offsets, time_ns, session, plan, buffer, packets):
     size = plan[DATAGRAM_BYTES]
     shift = plan[SHIFT_NS]
     until = min(plan[UNTIL_INDEX], len(time_ns))
@@ -90,6 +91,43 @@ def pack(data, offsets, time_ns, session, plan, buffer, packets):
     plan[NEXT] = i
     plan[NEXT_SEQ] = seq
     return n
+
+
+_PACK = "int64(uint8[::1], int64[::1], int64[::1], uint8[::1], int64[::1], uint8[::1], int64[:,::1])"
+
+
+@kernel(_PACK, _nrt=False)
+def pack(data, offsets, time_ns, session, plan, buffer, packets):
+    """Pack the messages that are due into at most len(packets) datagrams; returns how many.
+
+    A message i of the tape is due when i < plan[UNTIL_INDEX] and time_ns[i] <= plan[UNTIL_TIME]. The first is
+    plan[NEXT] and gets the number plan[NEXT_SEQ]; both are moved on. `session` uint8[10]. plan[SHIFT_NS] is added
+    to the time stamp in every message, up to the last nanosecond of the day. `buffer` holds len(packets) datagrams
+    of plan[DATAGRAM_BYTES] each; every message must fit one.
+    """
+    return _pack(data, offsets, time_ns, session, plan, buffer, packets)
+
+
+@inlined
+def step(data, offsets, time_ns, session, plan, buffer, packets):
+    """See `pack_step`: this is it, for a kernel that does more."""
+    first = plan[NEXT]
+    if first >= len(time_ns):
+        return 0
+    plan[UNTIL_INDEX] = len(time_ns)
+    plan[UNTIL_TIME] = time_ns[first] + QUANTUM_NS
+    return _pack(data, offsets, time_ns, session, plan, buffer, packets)
+
+
+@kernel(_PACK, _nrt=False)
+def pack_step(data, offsets, time_ns, session, plan, buffer, packets):
+    """Pack the next datagram of a tape that is played in steps; returns 1, 0 when the tape is through.
+
+    It has the messages whose time is within QUANTUM_NS of its first one, as far as they fit: a function of the tape
+    and of plan[DATAGRAM_BYTES] alone. Arguments as in `pack`, `packets` with one row; the two UNTIL of the plan are
+    set here.
+    """
+    return step(data, offsets, time_ns, session, plan, buffer, packets)
 
 
 @inlined
