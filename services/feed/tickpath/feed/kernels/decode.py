@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tickpath.common.instruments import InstrumentTable
-from tickpath.common.jit import inlined, kernel
+from tickpath.common.jit import kernel
 from tickpath.common.kernels.book import (
     BOOK,
     EV_BBO_CHANGED,
@@ -29,6 +29,7 @@ from tickpath.common.kernels.book import (
     apply_message,
     best_lots,
     best_ticks,
+    inlined,
     is_crossed,
 )
 from tickpath.common.kernels.itch import be16, be64, check_packet
@@ -236,7 +237,8 @@ def _sequence(state, buf, at, count, recv_ns):
         numba.int64,
         numba.int64,
         numba.from_dtype(TICK)[::1],
-    )
+    ),
+    _nrt=False,
 )
 def decode(state, buffer, lengths, first, end, recv_ns, out):
     """Take the MoldUDP64 packets `first` to `end` - 1; returns the number of ticks in `out`.
