@@ -9,7 +9,7 @@ from numba import types
 from tickpath.common.jit import kernel
 
 # struct mmsghdr of 64-bit Linux, 64 bytes: struct msghdr (56 bytes), then the length received.
-_MESSAGE = np.dtype(
+MESSAGE = np.dtype(
     [
         ("name", "<i8"),
         ("name_len", "<i8"),
@@ -23,6 +23,7 @@ _MESSAGE = np.dtype(
         ("pad_2", "<u4"),
     ]
 )
+MESSAGES = numba.from_dtype(MESSAGE)[::1]
 _MSG_DONTWAIT = 0x40
 _MSG_TRUNC = 0x20
 _EINTR, _EAGAIN = 4, 11
@@ -33,7 +34,7 @@ _recvmmsg = types.ExternalFunction(
 _errno = types.ExternalFunction("__errno_location", types.CPointer(types.int32)())
 
 
-@kernel(numba.int64(numba.int64, numba.from_dtype(_MESSAGE)[::1], numba.int64[::1]))
+@kernel(numba.int64(numba.int64, MESSAGES, numba.int64[::1]))
 def receive_batch(fd, messages, lengths):
     """Receive what is there, without waiting. Number of datagrams, 0 if none, or -errno.
 
@@ -70,10 +71,10 @@ class DatagramReceiver:
         self._iovecs = np.zeros((batch, 2), dtype=np.int64)
         self._iovecs[:, 0] = self.flat.ctypes.data + slot_bytes * np.arange(batch)
         self._iovecs[:, 1] = slot_bytes
-        self._messages = np.zeros(batch, dtype=_MESSAGE)
-        self._messages["iov"] = self._iovecs.ctypes.data + 16 * np.arange(batch)
-        self._messages["iov_len"] = 1
+        self.messages = np.zeros(batch, dtype=MESSAGE)
+        self.messages["iov"] = self._iovecs.ctypes.data + 16 * np.arange(batch)
+        self.messages["iov_len"] = 1
 
     def receive(self) -> int:
         """Fill the slots from the first on; number of datagrams, 0 if there is none now, or -errno."""
-        return int(receive_batch(self.fd, self._messages, self.lengths))
+        return int(receive_batch(self.fd, self.messages, self.lengths))
