@@ -252,6 +252,9 @@ class _File:
     def close(self) -> None:
         """End the locks; the mapping ends with the last view of it."""
         if self.descriptor >= 0:
+            # The mapping holds a duplicate of the descriptor, with which the locks would live on.
+            everything = _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, 0, 0, 0)
+            fcntl.fcntl(self.descriptor, fcntl.F_OFD_SETLK, everything)
             os.close(self.descriptor)
             self.descriptor = -1
 

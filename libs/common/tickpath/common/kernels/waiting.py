@@ -44,7 +44,7 @@ _FUTEX_WAIT, _FUTEX_WAKE = 0, 1
 _EVERYBODY = (1 << 31) - 1
 _CLOCK_MONOTONIC = 1
 _POLLIN = 1
-_EINTR = 4
+_EINTR, _ETIMEDOUT = 4, 110
 _SECOND_NS = 1_000_000_000
 
 _errno = types.ExternalFunction("__errno_location", types.CPointer(types.int32)())
@@ -70,14 +70,14 @@ class Wait(IntEnum):
     ANNOUNCED = 4  # 1: `sleeping` is set, and the next turn without work sleeps
     HEARD = 5  # counter of the bell when the sleep was announced
     SLEEPS = 6  # how often it has slept
-    PAUSES = 7  # turns without work
+    TIMED_OUT = 7  # how many of these sleeps no bell has ended
 
 
 SPIN, YIELD, BLOCK, ADAPTIVE = 0, 1, 2, 3
 
 _STRATEGY, _SPIN_NS, _BELL = int(Wait.STRATEGY), int(Wait.SPIN_NS), int(Wait.BELL)
 _IDLE_SINCE, _ANNOUNCED, _HEARD = int(Wait.IDLE_SINCE_NS), int(Wait.ANNOUNCED), int(Wait.HEARD)
-_SLEEPS, _PAUSES = int(Wait.SLEEPS), int(Wait.PAUSES)
+_SLEEPS, _TIMED_OUT = int(Wait.SLEEPS), int(Wait.TIMED_OUT)
 _HINT_YIELD = 1  # of ARM's HINT instruction
 
 
@@ -198,7 +198,6 @@ def pause(waiter, worked, timeout_ns):
         if announced:
             _awake(waiter, line)
         return
-    store_relaxed(waiter, _PAUSES, load_relaxed(waiter, _PAUSES) + 1)
     strategy = load_relaxed(waiter, _STRATEGY)
     if strategy == SPIN:
         cpu_pause()
@@ -208,7 +207,8 @@ def pause(waiter, worked, timeout_ns):
         return
     if announced:
         store_relaxed(waiter, _SLEEPS, load_relaxed(waiter, _SLEEPS) + 1)
-        futex_wait(line, load_relaxed(waiter, _HEARD), timeout_ns)
+        if futex_wait(line, load_relaxed(waiter, _HEARD), timeout_ns) == -_ETIMEDOUT:
+            store_relaxed(waiter, _TIMED_OUT, load_relaxed(waiter, _TIMED_OUT) + 1)
         _awake(waiter, line)
         store_relaxed(waiter, _IDLE_SINCE, 0)
         return
