@@ -84,6 +84,7 @@ class Hot(IntEnum):
     COMPILATIONS = 25  # by the JIT compiler since ready: 0, or something was not warmed up
     COMPILE_NS = 26  # time spent in them
     CORE_WAIT_NS = 27  # the loop's thread was runnable and had no core, since ready
+    BUSY = 28  # 1 from before input is taken until everything that followed from it is written: see sim's lockstep
 
 
 class Control(IntEnum):

@@ -224,6 +224,7 @@ def _loop(stage: Stage, stop: _Stop, hot: Any) -> None:
             n_ready = _wait(items, 0 if again else poll_ms)
             ready = tuple(s for s, flags in zip(sources, revents.tolist(), strict=True) if flags) if n_ready else ()
             now = now_ns()
+            hot[Hot.BUSY] = 1
             again = stage.turn(now, ready)
             if ready:
                 hot[Hot.LAST_WORK_NS] = now
@@ -254,5 +255,6 @@ def _loop(stage: Stage, stop: _Stop, hot: Any) -> None:
                     asked = now
                     hot[Hot.CONNECTED] = stage.connected(now)
                 watch.tend(now, idle=not ready)
+            hot[Hot.BUSY] = 0
     finally:
         watch.close()

@@ -47,6 +47,12 @@ class Risk(Stage):
         rows = FIRST_SYMBOL_ROW + len(load_instruments(config.instruments))
         return {"live": (LIVE, (rows,)), "core": ("<i8", (CORE_SIZE,)), "rejects": (REJECT, (N_REJECTS,))}
 
+    @classmethod
+    def extra_meta(cls, config: Config) -> dict[str, Any]:
+        """Names of the scalars: unlike the counters they are always up to date."""
+        del config
+        return {"core": [scalar.name.lower() for scalar in Core]}
+
     def __init__(self, config: Config, context: zmq.Context[Any], page: Page, side: Page | None) -> None:
         super().__init__(config, context, page, side)
         links, capacity = config.links, config.risk.order_capacity
