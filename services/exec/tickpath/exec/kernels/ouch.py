@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numba import from_dtype, int64, types
 
-from tickpath.common.jit import inlined, kernel
+from tickpath.common.jit import kernel
 from tickpath.common.kernels.memory import bytes_at, pairs_at, words_at
 from tickpath.common.records import (
     FIRST_TERMINAL_STATE,
@@ -28,6 +28,7 @@ from tickpath.exec.kernels.orders import (
     apply,
     count,
     find_id,
+    inlined,
     is_journal_low,
     measure,
     pool_of,
@@ -247,7 +248,7 @@ def _take_back(ctx, pool, order, now_ns):
         _cancel(ctx, pool, slot, now_ns)
 
 
-@kernel(int64(int64[::1], _ORDERS, int64))
+@kernel(int64(int64[::1], _ORDERS, int64), _nrt=False)
 def accept(ctx, orders, now_ns):
     """Journal and encode ORDER[n]: new orders and cancels, at `now_ns`.
 
