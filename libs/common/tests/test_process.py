@@ -17,7 +17,19 @@ import numpy as np
 import pytest
 
 from tickpath.common.jit import inlined
-from tickpath.common.pages import N_PAUSES, Hot, Page, PauseKind, create_hot_page, hot_page_path, read_pauses
+from tickpath.common.pages import (
+    N_PAUSES,
+    Command,
+    Hot,
+    HotState,
+    Page,
+    PauseKind,
+    command,
+    create_hot_page,
+    create_side_page,
+    hot_page_path,
+    read_pauses,
+)
 from tickpath.common.process import AlreadyRunningError, PauseLog, Setup, Watch, claim, pin, renice
 
 
@@ -201,3 +213,66 @@ def test_the_ring_keeps_the_last_pauses_and_says_how_many_are_gone(page: Page) -
     pauses, gone = read_pauses(Page.open(page.path))
     assert gone == 11  # one more than were overwritten: the next row may be under way
     assert pauses["begin_ns"].tolist() == list(range(gone, N_PAUSES + 10))
+
+
+HOT = """
+import gc, os, sys
+from enum import IntEnum
+from tickpath.common.jit import inlined
+from tickpath.common.stage import Stage, run_hot
+
+class Nothing(IntEnum):
+    NOTHING = 0
+
+@inlined
+def not_warm(x):
+    return x + 1
+
+class Forced(Stage):
+    name, counters, histograms = "feed", Nothing, Nothing
+
+    def inputs(self):
+        return (os.pipe()[0],)
+
+    def turn(self, now, ready):
+        return False
+
+    def command(self, what, argument, now):
+        gc.collect() if argument == 0 else not_warm(argument)
+
+sys.exit(run_hot(Forced))
+"""
+
+
+def test_a_hot_process_has_its_collections_and_compilations_in_its_page(tmp_path: Path) -> None:
+    """A real one: two full collections and a compilation are forced by commands, while it says that it is ready."""
+    side = create_side_page(tmp_path, "feed")
+    environment = {**os.environ, "TICKPATH_RUN_DIR": str(tmp_path)}
+    with subprocess.Popen([sys.executable, "-c", HOT], env=environment) as hot_process:
+        try:
+            until = time.monotonic() + 120
+
+            def wait_for(index: Hot, value: int) -> Page:
+                while time.monotonic() < until and hot_process.poll() is None:
+                    if hot_page_path(tmp_path, "feed").exists():
+                        page = Page.open(hot_page_path(tmp_path, "feed"))
+                        if page["hot"][index] >= value:
+                            return page
+                    time.sleep(0.02)
+                pytest.fail(f"{index.name} has not reached {value}")
+
+            page = wait_for(Hot.STATE, HotState.READY)
+            assert page["hot"][Hot.COMPILATIONS] == 0
+            for argument in (0, 0, 7):
+                wait_for(Hot.COMMAND_SEEN, command(side, Command.CANCEL_ALL, argument))
+        finally:
+            hot_process.terminate()
+            assert hot_process.wait(60) == 0
+    full = rows(page, PauseKind.COLLECTION)
+    assert len(full) == page["hot"][Hot.GC_COUNT] >= 2
+    assert full["lost_ns"].sum() == page["hot"][Hot.GC_PAUSE_NS]
+    assert len(rows(page, PauseKind.COMPILATION)) == page["hot"][Hot.COMPILATIONS] == 1
+    pauses, gone = read_pauses(page)
+    assert gone == 0
+    assert np.all(pauses["begin_ns"] >= page["hot"][Hot.STARTED_NS])
+    assert page["hot"][Hot.RSS_BYTES] >= page["hot"][Hot.RSS_READY_BYTES] // 2 > 0

@@ -87,7 +87,7 @@ def run_demo(options: DemoOptions) -> int:
                 latency.write_report(
                     options.html,
                     [play.explained(evidence)],
-                    f"Tickpath demo: {evidence.source}; {evidence.seconds:.1f} s over {evidence.lane}",
+                    f"Tickpath demo: {evidence.seconds:.1f} s over {evidence.lane}",
                     shlex.join(["tickpath", *sys.argv[1:]]),
                 )
                 say(f"latency page: {options.html}")
@@ -180,7 +180,7 @@ class _Run:
     def explained(self, evidence: Evidence) -> latency.Run:
         """The run for the latency page; after `evidence`, while the pages are there."""
         pages = {name: page for name in (*SERVICES, "sim") if (page := self.watch.hot(name)) is not None}
-        return latency.Run.read(evidence.lane, pages, evidence.journal, self.table.symbols)
+        return latency.Run.read(evidence.lane, pages, evidence.journal, self.table.symbols, evidence.source)
 
     def _command(self, what: str) -> None:
         try:

@@ -75,10 +75,13 @@ class Run:
     orders: Rows  # REPORT[n]: the journal; its SEND entries are the orders
     pauses: Mapping[str, Rows] = field(default_factory=dict)  # process -> PAUSE[n]; FUSED has every hop
     symbols: Sequence[str] = ()  # by instrument
+    about: str = ""  # what was played, for people
     overwritten: Mapping[str, int] = field(default_factory=dict)  # process -> pauses that its ring has lost
 
     @classmethod
-    def read(cls, label: str, pages: Mapping[str, Page], journal: Rows, symbols: Sequence[str] = ()) -> Run:
+    def read(
+        cls, label: str, pages: Mapping[str, Page], journal: Rows, symbols: Sequence[str] = (), about: str = ""
+    ) -> Run:
         """A run from the hot pages by service (``sim`` for tick to order, ``exec`` for the hops) and the journal.
 
         Pages with one process id belong to one process: its pauses are under `FUSED`.
@@ -99,6 +102,7 @@ class Run:
             journal,
             {process: np.concatenate(parts) for process, parts in rows.items()},
             symbols,
+            about,
             overwritten,
         )
 
@@ -306,7 +310,7 @@ h1 { font-size: 25px; margin: 0 0 6px; } h2 { font-size: 17px; margin: 0 0 2px; 
 p { margin: 4px 0 10px; } .soft { color: var(--soft); } .mono { font-family: ui-monospace, "DejaVu Sans Mono",
   monospace; font-size: 12.5px; overflow-wrap: anywhere; }
 section { background: #fff; border: 1px solid var(--line); border-radius: 8px; padding: 18px 20px; margin-top: 18px; }
-.tiles { display: flex; gap: 28px; flex-wrap: wrap; margin-top: 14px; }
+.tiles { display: grid; grid-template-columns: repeat(6, auto); gap: 24px; line-height: 1.3; }
 .tile b { display: block; font-size: 24px; font-variant-numeric: tabular-nums; }
 .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(330px, 1fr)); gap: 20px; }
 svg { display: block; width: 100%; height: auto; } svg text { font: 12px system-ui, "DejaVu Sans", sans-serif;
@@ -340,6 +344,8 @@ def _page(runs: Sequence[Run], title: str, command: str) -> Iterator[str]:
     yield f"<h1>{_e(title)}</h1>"
     yield f'<p class="soft">{_e(describe_machine())}; {time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())}</p>'
     yield f'<p class="mono">{_e(command)}</p>'
+    for about in dict.fromkeys(run.about for run in runs if run.about):
+        yield f'<p class="soft">{_e(about)}</p>'
     if any(run.tick_to_order[COUNT] or len(run.sent()) for run in runs):
         yield from _tiles(runs)
         yield from _curves(runs)
@@ -366,8 +372,8 @@ def _tiles(runs: Sequence[Run]) -> Iterator[str]:
         ("99th percentile", f"{_quantile(found, 'p99')} µs"),
         ("worst", f"{_quantile(found, 'max')} µs"),
         ("orders", f"{len(orders):,}"),
-        (f"certainly hit by a pause; {int(maybe.sum()):,} more perhaps", f"{int(hit.sum()):,}"),
-        ("of the slowest hundredth certainly hit", f"{int((hit & slow).sum())} of {int(slow.sum())}"),
+        (f"surely hit by a pause, {int(maybe.sum()):,} more perhaps", f"{int(hit.sum()):,}"),
+        ("of the slowest surely hit", f"{int((hit & slow).sum())} of {int(slow.sum())}"),
     ]
     yield '<section><div class="tiles">'
     for name, value in tiles:
@@ -512,6 +518,7 @@ def _waterfall(run: Run, head: str, order: np.void) -> Iterator[str]:
     start, total = int(order["recv_ns"]), max(1, int(order["sent_ns"] - order["recv_ns"]))
     hits = hits_of(run, order)
     worst = sorted(hits, key=lambda hit: (-hit.at_least_ns, -hit.at_most_ns))[:_MOST_HITS]
+    worst = [hit for hit in worst if hit.kind in _EXACT or hit.at_most_ns >= total / 100]
     shown = [hit for hit in hits if hit in worst]
     cl_ord_id, instrument = int(order["cl_ord_id"]), int(order["instrument"])
     symbol = run.symbols[instrument] if 0 <= instrument < len(run.symbols) else f"instrument {instrument}"
@@ -573,9 +580,13 @@ def _waterfall(run: Run, head: str, order: np.void) -> Iterator[str]:
         yield "</ol>"
         if len(hits) > len(shown):
             yield f'<p class="soft">and {len(hits) - len(shown)} lesser ones</p>'
-        explained = explained_ns(hits)
-        part = f" ({100 * explained / total:.0f} %)" if explained else ""
-        yield f"<p>Pauses took at least <b>{_time(explained)}</b>{part} of its {_time(total)}.</p>"
+        if explained := explained_ns(hits):
+            part = 100 * explained / total
+            yield f"<p>Pauses took at least <b>{_time(explained)}</b> ({part:.0f} %) of its {_time(total)}.</p>"
+        else:
+            yield "<p>Pauses may have taken part of it; the readings prove none.</p>"
+    elif hits:
+        yield '<p class="soft">No pause took more than a hundredth of it.</p>'
     else:
         yield '<p class="soft">No pause of any process on its way overlaps it.</p>'
     yield "</div>"
