@@ -3,9 +3,9 @@
 The file is played once through the whole chain, closed by the venue of the simulated exchange (matching, fills), with
 one call for each datagram as on a quiet market, and what every kernel was given is kept. Then each kernel is timed on
 exactly that, from a compiled loop, with its state from the beginning: median of the rounds, after one round that does
-not count. `decode only` is feed's kernel with a table without the symbols of the file (framing, sequence, header of each
-message), `decode + book` the book without sequence and ticks; both are parts of `decode + book + ticks`. The share is
-of the chain: what one message costs in all services together.
+not count. `decode only` is feed's kernel without the symbols of the file (framing, sequence, header of each message),
+`decode + book` the book without sequence and ticks; both are parts of `decode + book + ticks`. The share is of the
+chain: what one message costs in all services together.
 
 Left out: sockets, links, the loops around, and the way from Python into a kernel, which the ZeroMQ lane pays for each
 call and which is given beside. Kernels that work for orders only are timed call by call, less what the clock costs.
@@ -20,6 +20,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -31,7 +32,7 @@ from typing import Any
 import numpy as np
 from numba import from_dtype, types
 
-from tickpath.common.config import load_config
+from tickpath.common.config import ConfigError, load_config
 from tickpath.common.histogram import HIST_SIZE, empty
 from tickpath.common.instruments import InstrumentTable, make_table
 from tickpath.common.jit import direct, kernel
@@ -52,10 +53,11 @@ from tickpath.feed.layout import Channel, Count
 from tickpath.risk.kernels import risk
 from tickpath.risk.limits import FIRST_SYMBOL_ROW, OPEN_SCOPE, Scope, TradingState, fill_row, new_rows
 from tickpath.risk.state import Core, RiskState
+from tickpath.signals.core import configured_strategies
 from tickpath.signals.engine import Engine
-from tickpath.signals.hot import configured_strategies
 from tickpath.signals.kernels import core
 from tickpath.signals.layout import Word
+from tickpath.signals.strategy import StrategyError
 from tickpath.sim.kernels import wire
 from tickpath.sim.kernels.matching import Exchange
 from tickpath.sim.player import QUANTUM_NS, Segment
@@ -348,7 +350,7 @@ class Flow:
 def play(tape: Tape, config: Any, folder: Path) -> Flow:
     """Send the file through the chain, with the simulated venue at its end."""
     table = make_table([(symbol, "0.0001", 100, 1, 1, "USD") for symbol in sorted(tape.symbols)])
-    desk = Desk(table, config, folder / "played", 1 << 20)
+    desk = Desk(table, config, folder, 1 << 16)
     venue = Venue(Exchange.create(len(table), _BOOK_ORDERS, _BOOK_LEVELS), table.symbols, tape.symbols)
     account = venue.account("bench")
     log = venue.accounts[account].log
@@ -357,7 +359,7 @@ def play(tape: Tape, config: Any, folder: Path) -> Flow:
     data, replies = bytearray(), bytearray()
     ticks = np.zeros(len(tape) + 1, TICK)
     signals_out = np.zeros(4096, SIGNAL)
-    signals, orders = [np.zeros(0, SIGNAL)], [np.zeros(0, ORDER)]
+    signals, orders, reports = [np.zeros(0, SIGNAL)], [np.zeros(0, ORDER)], [np.zeros(0, REPORT)]
     n_ticks = n_signals = n_orders = n_replies = n_reports = 0
     answered = log.next_sequence
     lengths = np.zeros(1, np.int64)
@@ -398,19 +400,18 @@ def play(tape: Tape, config: Any, folder: Path) -> Flow:
                 sys.exit(f"exec does not understand what the venue answers to datagram {len(events)}")
             replies += joined.tobytes()
             n_replies += len(packets)
-        fresh_reports = desk.journal.read(n_reports + 1, 1 << 16)
-        event += [n_reports, n_reports + len(fresh_reports)]
-        if len(fresh_reports):
-            n_reports += len(fresh_reports)
-            risk.apply_reports(desk.risk.context, fresh_reports, at_ns)
-            desk.engine.apply(fresh_reports)
+        event += [n_reports, n_reports]
+        while len(entries := desk.journal.read(n_reports + 1, 4096)):
+            reports.append(entries.copy())
+            n_reports = event[-1] = n_reports + len(entries)
+            risk.apply_reports(desk.risk.context, reports[-1], at_ns)
+            desk.engine.apply(reports[-1])
         desk.engine.acknowledge(desk.engine.signal_seq)
         events.append(event)
-    reports = desk.journal.read(1, 1 << 20).copy() if n_reports else np.zeros(0, REPORT)
     desk.journal.close()
     return Flow(
         tape, table, np.array(events, np.int64), np.frombuffer(data, np.uint8), ticks[:n_ticks],
-        np.concatenate(signals), np.concatenate(orders), reports,
+        np.concatenate(signals), np.concatenate(orders), np.concatenate(reports),
         np.frombuffer(replies or bytearray(1), np.uint8), n_replies,
     )  # fmt: skip
 
@@ -481,6 +482,7 @@ def measure(flow: Flow, config: Any, folder: Path, rounds: int) -> dict[str, Any
             and int(desk.exec.ctx[Reg.NEXT_SEQ]) - 1 == len(flow.reports)
         )
         desk.journal.close()
+        shutil.rmtree(folder / str(number))
         if not same:
             sys.exit("a kernel did something else than when the file was played: this measures something else")
     return report(flow, {name: float(np.median(values[1:])) for name, values in taken.items()}, desk, rounds)
@@ -488,19 +490,19 @@ def measure(flow: Flow, config: Any, folder: Path, rounds: int) -> dict[str, Any
 
 #: Name, kernel, what a record is, and under which name a driver's time was noted.
 STAGES = (
-    ("sim: pack a datagram", "sim.kernels.wire.pack", "message", "pack"),
-    ("feed: decode only", "feed.kernels.decode.decode", "message", "decode"),
-    ("feed: decode + book", "common.kernels.book.apply_blocks", "message", "book"),
-    ("feed: decode + book + ticks", "feed.kernels.decode.decode", "message", "ticks"),
-    ("signals: strategies", "signals.engine run", "tick", "run"),
-    ("signals: reports", "signals.kernels.core.apply_reports", "report", "signals reports"),
-    ("risk: marks", "risk.kernels.risk.apply_ticks", "tick", "marks"),
-    ("risk: decide", "risk.kernels.risk.evaluate", "signal", "evaluate"),
-    ("risk: reports", "risk.kernels.risk.apply_reports", "report", "risk reports"),
-    ("exec: journal + encode", "exec.kernels.ouch.accept", "order", "accept"),
-    ("exec: replies of the venue", "exec.kernels.ouch.decode", "reply", "replies"),
-    ("histogram: record", "common.kernels.hist.record", "value", "record"),
-    ("digest: fold", "common.kernels.digest.fold", "tick", "fold"),
+    ("sim: pack a datagram", "sim.kernels.wire.pack", "messages", "pack"),
+    ("feed: decode only", "feed.kernels.decode.decode", "messages", "decode"),
+    ("feed: decode + book", "common.kernels.book.apply_blocks", "messages", "book"),
+    ("feed: decode + book + ticks", "feed.kernels.decode.decode", "messages", "ticks"),
+    ("signals: strategies", "signals.engine run", "ticks", "run"),
+    ("signals: reports", "signals.kernels.core.apply_reports", "reports", "signals reports"),
+    ("risk: marks", "risk.kernels.risk.apply_ticks", "ticks", "marks"),
+    ("risk: decide", "risk.kernels.risk.evaluate", "signals", "evaluate"),
+    ("risk: reports", "risk.kernels.risk.apply_reports", "reports", "risk reports"),
+    ("exec: journal + encode", "exec.kernels.ouch.accept", "orders", "accept"),
+    ("exec: replies of the venue", "exec.kernels.ouch.decode", "replies", "replies"),
+    ("histogram: record", "common.kernels.hist.record", "values", "record"),
+    ("digest: fold", "common.kernels.digest.fold", "ticks", "fold"),
 )
 CHAIN = frozenset(
     ("ticks", "run", "signals reports", "marks", "evaluate", "risk reports", "accept", "replies")
@@ -619,18 +621,15 @@ def print_table(result: dict[str, Any]) -> None:
     from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("kernel", no_wrap=True)
-    for column in ("calls", "records", "", "ns per call", "ns per record", "share"):
-        table.add_column(column, justify="left" if not column else "right", no_wrap=True)
+    for column in ("calls", "records", "ns/call", "ns/record", "share"):
+        table.add_column(column, justify="right", no_wrap=True)
     for stage in result["stages"]:
         share = "" if stage["share"] is None else f"{100 * stage['share']:.1f} %"
-        unit = stage["unit"] + ("" if stage["records"] == 1 else "s" if not stage["unit"].endswith("y") else "")
-        unit = "replies" if stage["unit"] == "reply" else unit
-        table.add_row(
-            stage["name"], f"{stage['calls']:,}", f"{stage['records']:,}", unit, f"{stage['ns_per_call']:,.1f}",
-            f"{stage['ns_per_record']:,.1f}", share,
-        )  # fmt: skip
+        records = f"{stage['records']:,} {stage['unit']}"
+        costs = (f"{stage['ns_per_call']:,.1f}", f"{stage['ns_per_record']:,.1f}")
+        table.add_row(stage["name"], f"{stage['calls']:,}", records, *costs, share)
     console = Console()
     for line in (*describe(result), table):
         console.print(line, highlight=False)
@@ -669,7 +668,7 @@ def chart(result: dict[str, Any]) -> str:
         middle = y + _ROW / 2
         ink = _PART if stage["share"] is None else _LINK
         length = _BAR * stage["ns_per_record"] / most
-        value = f"{stage['ns_per_record']:,.1f} / {stage['unit']}"
+        value = f"{stage['ns_per_record']:,.1f}, {stage['records']:,} {stage['unit']}"
         parts += [
             text(_LABEL - 12, middle, stage["name"], 13, _INK, "end"),
             bar(_LABEL, y, length, ink),
@@ -707,11 +706,14 @@ def main(arguments: Sequence[str], write: Callable[[str], object] = sys.stdout.w
             msg = f"{given.file}: there is no order or trade of any symbol in it"
             raise DataFileError(msg)
         config = load_config(ROOT / "tickpath.toml")
+        if given.out is not None:
+            given.out.touch()  # rather now than after the measurement
         with tempfile.TemporaryDirectory() as folder:
-            result = measure(play(tape, config, Path(folder)), config, Path(folder), given.rounds)
+            flow = play(tape, config, Path(folder) / "played")
+            result = measure(flow, config, Path(folder), given.rounds)
         if given.out is not None:
             given.out.write_text(chart(result), "utf-8")
-    except DataFileError as error:
+    except (DataFileError, ConfigError, StrategyError) as error:
         sys.stderr.write(f"tickpath: {error}\n")
         return 2
     except OSError as error:

@@ -159,8 +159,8 @@ def main(names: Sequence[str]) -> int:
 
 def _compile_strategies(config: Config) -> None:
     """As the signals service will; what is wrong with a strategy is for that service to say."""
+    from tickpath.signals.core import configured_strategies  # noqa: PLC0415
     from tickpath.signals.engine import compile_strategies  # noqa: PLC0415 - Numba, only in this process
-    from tickpath.signals.hot import configured_strategies  # noqa: PLC0415
     from tickpath.signals.strategy import StrategyError  # noqa: PLC0415
 
     with contextlib.suppress(StrategyError):

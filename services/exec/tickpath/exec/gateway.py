@@ -222,7 +222,11 @@ class OuchGateway:
         if self._session.timed_out(now_ns):
             self._disconnect(f"nothing heard for {self._config.heartbeat_timeout_ms} ms", now_ns)
             return True
-        if self._state == GatewayState.RECONCILING and self._answer and now_ns - self._ctx[Reg.HEARD_NS] > _QUERY_SETTLE_NS:
+        if (
+            self._state == GatewayState.RECONCILING
+            and self._answer
+            and now_ns - self._ctx[Reg.HEARD_NS] > _QUERY_SETTLE_NS
+        ):
             self._reconcile(now_ns)
         if now_ns - self._repeated_ns > _CANCEL_REPEAT_NS // 2 and self._is_reconciled():
             self._repeated_ns = now_ns

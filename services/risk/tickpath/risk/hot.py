@@ -9,29 +9,20 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
-import numpy as np
 import zmq
 
 from tickpath.common.clock import now_ns
 from tickpath.common.config import Config
-from tickpath.common.histogram import empty
-from tickpath.common.instruments import load_instruments
-from tickpath.common.kernels.digest import fold, words_mask
 from tickpath.common.links import FanoutReceiver, LogReceiver, LogSender, Records, RingLog
-from tickpath.common.pages import Command, Control, Fields, Hot, Page
-from tickpath.common.records import ORDER, REPORT, SIGNAL, TICK, Action, RecordKind, Side
+from tickpath.common.pages import Command, Control, Fields, Page
+from tickpath.common.records import ORDER, RecordKind
 from tickpath.common.stage import Ready, Stage, run_hot
-from tickpath.risk.kernels.risk import apply_reports, apply_ticks, cancel_halted, evaluate
-from tickpath.risk.layout import N_REJECTS, Counter, Hop
-from tickpath.risk.limits import FIRST_SYMBOL_ROW, Limits, TradingState, new_rows
-from tickpath.risk.reasons import Reason
-from tickpath.risk.state import CORE_REASONS, CORE_SIZE, LIVE, REJECT, Core, RiskState
-
-_DIGESTED: Final = words_mask(ORDER)
-_DRAIN_NS: Final = 2_000_000_000  # how long a stopping process waits for exec to acknowledge
-_OUT_SPARE: Final = 1024
+from tickpath.risk.core import DRAIN_NS, RiskCore, page_fields
+from tickpath.risk.kernels.risk import apply_reports, apply_ticks, evaluate
+from tickpath.risk.layout import Counter, Hop
+from tickpath.risk.state import Core
 
 
 class Risk(Stage):
@@ -43,32 +34,14 @@ class Risk(Stage):
 
     @classmethod
     def extra_fields(cls, config: Config) -> Fields:
-        """What people may see of the state: exposure and marks, scalars and counts by reason, last refusals."""
-        rows = FIRST_SYMBOL_ROW + len(load_instruments(config.instruments))
-        return {"live": (LIVE, (rows,)), "core": ("<i8", (CORE_SIZE,)), "rejects": (REJECT, (N_REJECTS,))}
-
-    @classmethod
-    def extra_meta(cls, config: Config) -> dict[str, Any]:
-        """Names of the scalars: unlike the counters they are always up to date."""
-        del config
-        return {"core": [scalar.name.lower() for scalar in Core]}
+        """See `page_fields`."""
+        return page_fields(config)
 
     def __init__(self, config: Config, context: zmq.Context[Any], page: Page, side: Page | None) -> None:
         super().__init__(config, context, page, side)
-        links, capacity = config.links, config.risk.order_capacity
-        table = load_instruments(config.instruments)
-        # Without a side page all scopes stay HALTED and the lease is over.
-        self.control = side["control"] if side is not None else np.zeros(len(Control), dtype=np.int64)
-        self.shared_limits: Limits = side["limits"] if side is not None else new_rows(table)
-        # A CANCEL signal can ask for as many cancels as there are open orders.
-        self.out = np.zeros(capacity + _OUT_SPARE, dtype=ORDER)
-        self.out_words = self.out.view(np.int64).reshape(len(self.out), -1)
-        self.state = RiskState(
-            new_rows(table), capacity, self.control, self.out, self.hist,
-            cancel_repeat_ns=config.risk.cancel_repeat_ms * 1_000_000,
-            live=page["live"], core=page["core"], rejects=page["rejects"],
-        )  # fmt: skip
-        self.state.core[Core.LIMITS_VERSION] = -1
+        links = config.links
+        self.core = RiskCore(config, page, side)
+        self.control, self.state, self.out = self.core.control, self.core.state, self.core.out
         self.log = RingLog(ORDER, links.log_ring)
         self.ticks = FanoutReceiver(context, config.link_addresses("ticks"), RecordKind.TICK, self.name, links)
         self.signals = LogReceiver(context, config.link_addresses("signals"), RecordKind.SIGNAL, self.name, links)
@@ -82,7 +55,6 @@ class Risk(Stage):
         self.decided: deque[tuple[int, int]] = deque()  # (last signal of a batch, last order that it made)
         self.signal_epoch = self.report_epoch = 0
         self.rebuilding = False
-        self.halted = self.cancel_all = False
         self.drain_until_ns = 0
 
     def inputs(self) -> Sequence[Any]:
@@ -90,22 +62,8 @@ class Risk(Stage):
         return (*self.ticks.sockets, self.signals.socket, self.reports.socket, self.orders.socket)
 
     def warm_up(self) -> None:
-        """Run every kernel once on a scratch state, with records as they come out of a frame; take the limits."""
-        now = now_ns()
-        limits = new_rows(load_instruments(self.config.instruments))
-        limits["state"] = TradingState.ACTIVE
-        control = np.zeros(len(Control), dtype=np.int64)
-        scratch = RiskState(limits, 16, control, np.zeros(16, dtype=ORDER), empty(len(Hop)))
-        context = scratch.context
-        signal, tick, report = np.zeros(1, dtype=SIGNAL), np.zeros(1, dtype=TICK), np.zeros(1, dtype=REPORT)
-        signal["strategy"], signal["action"], signal["side"] = 1, Action.NEW, Side.BUY
-        tick["recv_ns"], report["seq"] = now, 1
-        apply_ticks(context, np.frombuffer(tick.tobytes(), dtype=TICK))
-        evaluate(context, np.frombuffer(signal.tobytes(), dtype=SIGNAL), now)
-        apply_reports(context, np.frombuffer(report.tobytes(), dtype=REPORT), now)
-        cancel_halted(context, now, 1)
-        self.out[:] = np.zeros(1, dtype=ORDER)  # touch every page of it
-        self._take_limits()
+        """See `RiskCore.warm_up`."""
+        self.core.warm_up()
 
     # -- what comes in -------------------------------------------------------------------------------------------
 
@@ -158,18 +116,7 @@ class Risk(Stage):
         self.waiting.extend(batches)
 
     def _take_limits(self) -> None:
-        """Copy the limits when the side process changed them; what it is writing just now waits for the next look."""
-        version = int(self.control[Control.VERSION])
-        if version == self.state.core[Core.LIMITS_VERSION] or version & 1:
-            return
-        fresh = self.shared_limits.copy()
-        if int(self.control[Control.VERSION]) != version:
-            return
-        self.state.limits[:] = fresh
-        self.state.core[Core.LIMITS_VERSION] = version
-        self.counts[Counter.LIMITS_TAKEN] += 1
-        self.halted = bool((fresh["state"] >= TradingState.HALTED).any())
-        if self.halted:
+        if self.core.take_limits():
             self._cancel(now_ns())
 
     # -- what goes out -------------------------------------------------------------------------------------------
@@ -183,7 +130,7 @@ class Risk(Stage):
             self.state.core[Core.REFUSE_NEW] = self.drain_until_ns > 0 or self.control[Control.PAUSED] != 0
             done, n = evaluate(self.state.context, signals, now_ns())
             if n:
-                self._digest(n)
+                self.core.digest(n)
                 self._send(self.out[:n])
             if done:
                 self.counts[Counter.SIGNALS] += done
@@ -198,11 +145,6 @@ class Risk(Stage):
                 return True
         return False
 
-    def _digest(self, n: int) -> None:
-        hot = self.page["hot"]
-        hot[Hot.DIGEST] = fold(hot[Hot.DIGEST], self.out_words, n, _DIGESTED)
-        hot[Hot.DIGESTED] += n
-
     def _send(self, orders: Records) -> None:
         taken = self.orders.append(orders)
         self.orders.pump(now_ns())
@@ -213,11 +155,7 @@ class Risk(Stage):
 
     def _cancel(self, now: int) -> None:
         """Cancels for what is open in HALTED scopes, again and again until none is open."""
-        if len(self.left) or not self.state.core[Core.N_ORDERS]:
-            return
-        n = cancel_halted(self.state.context, now, int(self.cancel_all))
-        if n:
-            self._digest(n)
+        if not len(self.left) and (n := self.core.cancel(now)):
             self._send(self.out[:n])
 
     def _take_answers(self, now: int) -> None:
@@ -239,19 +177,16 @@ class Risk(Stage):
         self.signals.tend(now)
         self._know(now)
         self._take_limits()
-        if self.halted or self.cancel_all:
+        if self.core.is_cancelling():
             self._cancel(now)
-            self.cancel_all = self.cancel_all and self.state.core[Core.N_ORDERS] > 0
         self._count()
         self._decide()
 
     def _count(self) -> None:
-        counts, core = self.counts, self.state.core
-        for counter, index in _COPIED:
-            counts[counter] = core[index]
+        self.core.count()
+        counts = self.counts
         counts[Counter.TICKS_LOST] = self.ticks.lost
         counts[Counter.TICK_GAPS] = self.ticks.gaps
-        counts[Counter.SIGNALS_REPEATED] = core[CORE_REASONS + Reason.ALREADY_DECIDED]
         counts[Counter.REPORT_EPOCHS] = self.reports.epochs
         counts[Counter.ORDERS_UNANSWERED] = self.log.next_seq - 1 - self.orders.acked_seq
         counts[Counter.ORDERS_RESENT] = self.orders.resent
@@ -263,7 +198,7 @@ class Risk(Stage):
     def command(self, what: Command, argument: int, now: int) -> None:
         """CANCEL_ALL: take back everything that is open, until nothing is."""
         if what == Command.CANCEL_ALL:
-            self.cancel_all = True
+            self.core.cancel_all = True
 
     def connected(self, now: int) -> bool:
         """Feed, signals and exec are heard, and the journal was replayed."""
@@ -276,7 +211,7 @@ class Risk(Stage):
 
     def begin_drain(self, now: int) -> None:
         """No new orders from now on; cancels still pass."""
-        self.drain_until_ns = now + _DRAIN_NS
+        self.drain_until_ns = now + DRAIN_NS
 
     def drained(self, now: int) -> bool:
         """Exec has everything that was approved, or does not answer any more."""
@@ -289,21 +224,6 @@ class Risk(Stage):
         """Close the links."""
         for link in (self.ticks, self.signals, self.reports, self.orders):
             link.close()
-
-
-_COPIED: Final = (
-    (Counter.TICKS, Core.TICKS),
-    (Counter.TICKS_REFUSED, Core.TICKS_REFUSED),
-    (Counter.ORDERS_APPROVED, Core.APPROVED),
-    (Counter.ORDERS_REJECTED, Core.REJECTED),
-    (Counter.CANCELS_APPROVED, Core.CANCELS),
-    (Counter.REPORTS, Core.REPORTS),
-    (Counter.REPORTS_REPEATED, Core.REPORTS_REPEATED),
-    (Counter.REPORT_GAPS, Core.REPORT_GAPS),
-    (Counter.FILLS, Core.FILLS),
-    (Counter.ALARMS, Core.ALARMS),
-    (Counter.OPEN_ORDERS, Core.N_ORDERS),
-)
 
 
 def _start_of_last_epoch(batches: list[tuple[int, Records]]) -> int:

@@ -2,46 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections import deque
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-import numpy as np
 import zmq
 
 from tickpath.common.clock import now_ns
-from tickpath.common.config import Config, config_path
-from tickpath.common.instruments import load_instruments
-from tickpath.common.kernels.digest import fold, words_mask
+from tickpath.common.config import Config
 from tickpath.common.links import FanoutReceiver, LogReceiver, LogSender, Records, RingLog
-from tickpath.common.pages import Control, Hot, Page
+from tickpath.common.pages import Control, Page
 from tickpath.common.process import StartError
-from tickpath.common.records import REPORT, SIGNAL, TICK, RecordKind
+from tickpath.common.records import SIGNAL, RecordKind
 from tickpath.common.stage import Ready, Stage, run_hot
-from tickpath.signals.engine import Engine, Running
-from tickpath.signals.layout import Counter, Histogram, memory_page_path
-from tickpath.signals.strategy import StrategyError, load_strategy
-
-_DIGESTED: Final = words_mask(SIGNAL)
-_DRAIN_NS: Final = 2_000_000_000  # how long a stopping process waits for the answers to its last signals
-
-
-def configured_strategies(config: Config, base: Path) -> list[Running]:
-    """The strategies of [signals]; files are relative to `base`. Raises StrategyError that lists every fault."""
-    running, faults = [], []
-    for item in config.signals.strategies:
-        try:
-            strategy = load_strategy(item.path, base)
-            strategy.make_params(item.params)
-            running.append(Running(strategy, item.id, item.params, item.instruments))
-        except StrategyError as error:
-            faults.append(f"signals.strategies, id {item.id}: {error}")
-    if faults:
-        raise StrategyError("\n".join(faults))
-    return running
+from tickpath.signals.core import DRAIN_NS, SignalsCore
+from tickpath.signals.layout import Counter, Histogram
 
 
 class Signals(Stage):
@@ -54,13 +30,9 @@ class Signals(Stage):
     def __init__(self, config: Config, context: zmq.Context[Any], page: Page, side: Page | None) -> None:
         super().__init__(config, context, page, side)
         links = config.links
+        self.core = SignalsCore(config, page, side)
+        self.engine, self.out = self.core.engine, self.core.out
         self.log = RingLog(SIGNAL, links.log_ring)
-        try:
-            self.engine = self._make_engine()
-        except StrategyError as error:
-            raise StartError(str(error)) from None
-        self.out = np.zeros(max(4096, self.engine.room), dtype=SIGNAL)
-        self.out_words = self.out.view(np.int64).reshape(len(self.out), -1)
         if self.engine.room > self.log.capacity:
             msg = f"links.log_ring = {links.log_ring}: one tick may make {self.engine.room} signals"
             raise StartError(msg)
@@ -70,43 +42,17 @@ class Signals(Stage):
             context, config.link_addresses("signals"), RecordKind.SIGNAL, self.name, self.epoch, self.log, links,
             required=("risk",),
         )  # fmt: skip
-        self.control = side["control"] if side is not None else np.zeros(len(Control), dtype=np.int64)
         self.waiting: deque[Records] = deque()  # ticks that the strategies have not seen yet
         self.report_epoch = 0
-        self.paused = 0
         self.drain_until_ns = 0
-
-    def _make_engine(self) -> Engine:
-        config, capacity = self.config, self.config.signals.series_capacity
-        instruments = load_instruments(config.instruments)
-        running = configured_strategies(config, config_path().resolve().parent)
-        size = Engine.memory_size(running, len(instruments), capacity)
-        meta = {"pid": os.getpid(), "capacity": capacity, "strategies": [item.describe() for item in running]}
-        path = memory_page_path(config.run_dir)
-        try:
-            self.memory_page = Page.create(path, {"memory": ("u1", (size,))}, meta)
-        except OSError as error:
-            why = f"{error.strerror}; lower signals.series_capacity, now {capacity}"
-            msg = f"cannot make {path} of {size >> 20} MiB: {why}"
-            raise StartError(msg) from None
-        return Engine(
-            running, instruments, capacity,
-            memory=self.memory_page["memory"], counters=self.counts, hist=self.hist,
-        )  # fmt: skip
 
     def inputs(self) -> Sequence[Any]:
         """Ticks, reports, and the answers of risk."""
         return (*self.ticks.sockets, self.reports.socket, self.sender.socket)
 
     def warm_up(self) -> None:
-        """Run everything once on every instrument, with records as they come out of a frame; then forget it."""
-        ticks = np.zeros(len(self.engine.instruments), dtype=TICK)
-        ticks["instrument"] = np.arange(len(ticks))
-        self.engine.run(np.frombuffer(ticks.tobytes(), TICK), self.out, now_ns())
-        self.engine.apply(np.frombuffer(np.zeros(1, REPORT).tobytes(), REPORT))
-        self.out[:] = np.zeros(1, SIGNAL)
-        self.engine.reset()
-        self._mute()
+        """See `SignalsCore.warm_up`."""
+        self.core.warm_up()
 
     def turn(self, now: int, ready: Ready) -> bool:
         """Reports first, so that strategies know what they own; then the answers, which make room; then ticks."""
@@ -117,7 +63,7 @@ class Signals(Stage):
         # While ticks wait here, more of them wait in the link, or are dropped there and repaired from feed's ring.
         if not self.waiting and (self.ticks.sub in ready or self.ticks.want in ready):
             self.waiting.extend(self.ticks.receive(now, ready))
-        if self.control[Control.PAUSED] != self.paused:
+        if self.core.control[Control.PAUSED] != self.core.paused:
             self._mute()
         self._run_strategies()
         return False
@@ -141,9 +87,7 @@ class Signals(Stage):
         self.engine.acknowledge(self.sender.acked_seq)
 
     def _mute(self) -> None:
-        self.paused = int(self.control[Control.PAUSED])
-        # Without all reports a strategy does not know what it owns, and must not add to it.
-        self.engine.mute(bool(self.paused or self.drain_until_ns or not self.reports.caught_up))
+        self.core.mute(caught_up=self.reports.caught_up)
 
     def _run_strategies(self) -> None:
         while self.waiting:
@@ -155,18 +99,13 @@ class Signals(Stage):
             now = now_ns()
             done, n = self.engine.run(ticks, self.out[:room], now)
             if n:
-                self._digest(n)
+                self.core.digest(n)
                 self.sender.append(self.out[:n])
                 self.sender.pump(now)
             if done == len(ticks):
                 self.waiting.popleft()
             else:
                 self.waiting[0] = ticks[done:]
-
-    def _digest(self, n: int) -> None:
-        hot = self.page["hot"]
-        hot[Hot.DIGEST] = fold(hot[Hot.DIGEST], self.out_words, n, _DIGESTED)
-        hot[Hot.DIGESTED] += n
 
     def tend(self, now: int) -> None:
         """Ask for lost ticks, acknowledge reports, ship again what was not answered; counters of the links."""
@@ -196,7 +135,8 @@ class Signals(Stage):
 
     def begin_drain(self, now: int) -> None:
         """No new orders from now on; cancels still leave."""
-        self.drain_until_ns = now + _DRAIN_NS
+        self.drain_until_ns = now + DRAIN_NS
+        self.core.draining = True
         self._mute()
 
     def drained(self, now: int) -> bool:

@@ -43,8 +43,8 @@ from tickpath.risk.reasons import Reason
 from tickpath.risk.state import CORE_REASONS, Core, RiskState
 from tickpath.risk.store import Shared
 from tickpath.risk.sync import default_limits, names_of, rows_of
+from tickpath.signals.core import configured_strategies
 from tickpath.signals.engine import Engine
-from tickpath.signals.hot import configured_strategies
 from tickpath.signals.layout import Counter as SignalsCounter
 from tickpath.signals.strategy import StrategyError
 from tickpath.sim.layout import Counter as SimCounter

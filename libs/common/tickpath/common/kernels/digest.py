@@ -19,7 +19,7 @@ def words_mask(dtype: np.dtype[np.void]) -> int:
     mask = (1 << dtype.itemsize // 8) - 1
     for name in dtype.names or ():
         if name.endswith("_ns"):
-            mask &= ~(1 << dtype.fields[name][1] // 8)  # type: ignore[index] - a structured dtype has fields
+            mask &= ~(1 << dtype.fields[name][1] // 8)  # type: ignore[index]
     return mask
 
 

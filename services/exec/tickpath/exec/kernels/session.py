@@ -1,7 +1,7 @@
 """The venue's socket from compiled loops: what is in the send buffer leaves, what has come is applied to the orders.
 
-Only the plain case is done here. Whatever needs the session's state machine (a partial send, a lost connection,
-a message that is not about an order) stops with a `Leave`, and `tickpath.exec.gateway` goes on from the same registers.
+Only the plain case is done here. Whatever needs the session's state machine (a partial send, a lost connection, a
+message that is not about an order) stops with a `Leave`; `tickpath.exec.gateway` goes on from the same registers.
 """
 
 from __future__ import annotations
