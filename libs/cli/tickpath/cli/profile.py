@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -30,6 +31,7 @@ _RATE: Final = 250  # samples per second
 _NATIVE_RATE: Final = 50  # unwinding a native stack takes milliseconds, during which the process stands still
 _PATIENCE_S: Final = 30.0  # for py-spy to begin and to write
 _HOTTEST: Final = 3
+_TITLE: Final = re.compile(r'(<text id="title"[^>]*>)[^<]*(</text>)')
 _SYS_PTRACE: Final = 19  # bit of the capability, see capabilities(7)
 _DENIED: Final = ("permission denied", "not permitted", "eperm", "eacces")
 _GONE: Final = ("check that the process is running", "no such process", "no such file", "esrch")
@@ -116,15 +118,15 @@ def run_profile(
     """
     service, side = split_target(target)
     path = out or Path(f"profile-{target}.svg")
-    if path.is_dir() or not os.access(path.absolute().parent, os.W_OK):
-        msg = f"--out {path}: must be a file in a folder that can be written to"
-        raise RunError(msg)
+    _check_out(path)
     pid = find_process(system, service, side=side)
     name = f"{service}.{'side' if side else 'hot'}"
     say(f"{name} (process {pid}) is sampled for {seconds:g} s" + (", and stopped for each sample" if native else ""))
     said = _sample(pid, name, seconds, path, native=native)
     try:
-        total, own = self_samples(path.read_text("utf-8"))
+        graph = _TITLE.sub(rf"\g<1>{name}, {seconds:g} s\g<2>", path.read_text("utf-8"), count=1)
+        path.write_text(graph, "utf-8")
+        total, own = self_samples(graph)
     except (OSError, ET.ParseError) as error:
         msg = f"py-spy wrote no flame graph to {path} ({error}); it said: {said}"
         raise ProfileError(msg) from None
@@ -138,6 +140,12 @@ def run_profile(
     for function, share in hottest:
         sys.stdout.write(f"{100 * share:6.1f} %  {function}\n")
     return 0
+
+
+def _check_out(path: Path) -> None:
+    if path.is_dir() or not os.access(path.absolute().parent, os.W_OK):
+        msg = f"--out {path}: must be a file in a folder that can be written to"
+        raise RunError(msg)
 
 
 def _sample(pid: int, name: str, seconds: float, path: Path, *, native: bool) -> str:
@@ -207,8 +215,8 @@ def self_samples(svg: str) -> tuple[int, Counter[str]]:
     """(all samples, samples of each function without those of what it called) of a flame graph by py-spy.
 
     A frame is a ``g`` with a title "function (file:line) (n samples, x%)" and a rectangle with attributes ``fg:x``
-    and ``fg:w``, its first sample and its number of samples; a called function lies one row further from the root, which
-    is the one frame that has all samples. Raises xml.etree.ElementTree.ParseError for something else.
+    and ``fg:w``, its first sample and its number of samples; a called function lies one row further from the root,
+    which is the one frame that has all samples. Raises xml.etree.ElementTree.ParseError for something else.
     """
     rows: dict[float, list[tuple[int, int, str]]] = {}
     root = ET.fromstring(svg)  # noqa: S314 - py-spy has just written it
@@ -250,8 +258,12 @@ def _without_line(function: str) -> str:
 
 
 def run_stages(file: str, out: Path, *, as_json: bool) -> int:
-    """Become ``bench/kernels.py``, which times each kernel over a recorded file. Raises WorkspaceError."""
+    """Become ``bench/kernels.py``, which times each kernel over a recorded file. Raises RunError, WorkspaceError."""
     from tickpath.cli.workspace import run_bench  # noqa: PLC0415 - only here
 
+    _check_out(out)
+    if file and not Path(file).is_file():
+        msg = f"{file}: there is no such file; a recorded one is wanted (ITCH 5.0 or LOBSTER messages)"
+        raise RunError(msg)
     run_bench("kernels", [*([file] if file else []), "--out", str(out), *(["--json"] if as_json else [])])
     return 0
