@@ -1,8 +1,9 @@
 """Counting what Python allocates: a hook in front of its allocators, exact, for a stretch of work.
 
 `tracemalloc` knows what is alive, not how much passed through; so the functions of the domains "mem" and "object"
-(PEP 445: ``PyMem_SetAllocator``) are replaced for a while by compiled ones that add up (blocks, bytes) and pass on. Not counted, on
-either side: what comes out of Python's free lists (small tuples, floats, frames) and the data of NumPy arrays.
+(PEP 445: ``PyMem_SetAllocator``) are replaced for a while by compiled ones that add up (blocks, bytes) and pass on.
+Not counted, on either side: what comes out of Python's free lists (small tuples, floats, frames) and the data of
+NumPy arrays.
 """
 
 # mypy: ignore-errors
@@ -78,9 +79,7 @@ def _counting(original: _Allocator, tally: np.ndarray) -> tuple[_Allocator, tupl
         add(n)
         return realloc(ctx, old, n)
 
-    hook = _Allocator(
-        original.ctx, count_malloc.address, count_calloc.address, count_realloc.address, original.free
-    )
+    hook = _Allocator(original.ctx, count_malloc.address, count_calloc.address, count_realloc.address, original.free)
     return hook, (malloc, calloc, realloc, count_malloc, count_calloc, count_realloc)
 
 

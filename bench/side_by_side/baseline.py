@@ -201,7 +201,8 @@ class EmaCross:
 
     def _weights(self, span: int) -> npt.NDArray[np.float64]:
         alpha = 2.0 / (span + 1)
-        return alpha * (1.0 - alpha) ** np.arange(self.WINDOW - 1, -1, -1)
+        ages = np.arange(self.WINDOW - 1, -1, -1, dtype=np.float64)
+        return np.asarray(alpha * (1.0 - alpha) ** ages, np.float64)
 
     def _ema(self, values: npt.NDArray[np.float64], span: int) -> float:
         """Average of the newest values; it begins at the oldest one."""
@@ -323,7 +324,19 @@ class RiskManager:
         ).fetchone()
         if row is None:
             return "unknown symbol"
-        halted, max_qty, max_notional, aggressive, passive, max_spread, max_long, max_short, rate, window, position = row
+        (
+            halted,
+            max_qty,
+            max_notional,
+            aggressive,
+            passive,
+            max_spread,
+            max_long,
+            max_short,
+            rate,
+            window,
+            position,
+        ) = row
         if halted or wide_halted:
             return "halted"
         if not 0 < signal.qty <= max_qty:
@@ -481,9 +494,8 @@ class Pipeline:
         self.signals: queue.Queue[Signal | None] = queue.Queue()
         self.orders: queue.Queue[Order | None] = queue.Queue()
         self.lock = threading.Lock()
-        self.done = {"messages": 0, "ticks": 0, "signals": 0, "orders": 0}
-        self.ticks_made = 0
-        self.refused: dict[str, int] = {}
+        self.done = {"messages": 0, "ticks": 0, "refused": 0, "orders": 0}
+        self.ticks_made = self.signals_made = 0
         self.sent: list[Order] = []
         self.faults: list[BaseException] = []
         works = (self._run_feed, self._run_strategy, self._run_risk, self._run_orders)
@@ -518,6 +530,7 @@ class Pipeline:
         while (tick := self.ticks.get()) is not None:
             signal = self.stages.strategy.on_tick(tick)
             if signal is not None:
+                self.signals_made += 1
                 self.signals.put(signal)
             self._count("ticks")
         self.signals.put(None)
@@ -530,9 +543,8 @@ class Pipeline:
                 self.orders.put(order)
             else:
                 self.stages.holdings.asked(-signal.qty if signal.side == "B" else signal.qty)
-            self._count("signals")
+                self._count("refused")
         self.orders.put(None)
-        self.refused = risk.refused
         risk.db.close()
 
     def _run_orders(self) -> None:
@@ -544,6 +556,16 @@ class Pipeline:
             self.sent.append(order)
             self._count("orders")
         risk.db.close()
+
+    def is_idle(self, messages: int) -> bool:
+        """Whether so many messages are dealt with, and all that came of them. Raises what a thread died of."""
+        self.check()
+        done = self.done
+        return (
+            done["messages"] >= messages
+            and done["ticks"] >= self.ticks_made
+            and done["orders"] + done["refused"] >= self.signals_made
+        )
 
     def check(self) -> None:
         """Raise what a thread died of."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 from pathlib import Path
 from typing import Any, Final
@@ -12,9 +13,9 @@ import numpy.typing as npt
 from side_by_side import loops
 from side_by_side.market import SLOT_BYTES, STRATEGY, STRATEGY_ID, SYMBOL, Market
 from side_by_side.venue import answer_ouch
-
 from tickpath.common.histogram import empty
 from tickpath.common.instruments import make_table
+from tickpath.common.jit import direct
 from tickpath.common.kernels.net import DatagramReceiver
 from tickpath.common.pages import Control
 from tickpath.common.records import ORDER, SIGNAL, TICK
@@ -46,6 +47,8 @@ BATCH: Final = 64
 _MESSAGES: Final = SLOT_BYTES // 14  # most in one datagram that make a tick
 _SEND_BYTES: Final = 1 << 18
 
+_chain = direct(loops.chain)
+
 
 class Ours:
     """Feed, signals, risk and exec for one symbol, with a journal in `folder` that did not exist before."""
@@ -72,6 +75,7 @@ class Ours:
         self.risk = RiskState(limits, 1 << 10, control, self.approved, empty(2))
         self.risk.core[Core.READY] = 1
         self.journal = Journal.open(folder / "journal", 20120621)
+        self.journal.present.view(np.uint8)[::4096] = 0  # there, as the locked memory of the hot process is
         self.orders = Orders(self.journal, table.array, capacity=1 << 12, day_orders=1 << 16)
         self.send_buffer = np.zeros(_SEND_BYTES, np.uint8)
         self.receive_buffer = np.zeros(_SEND_BYTES, np.uint8)
@@ -82,9 +86,17 @@ class Ours:
         ctx[Reg.TEMPLATES], ctx[Reg.INSTRUMENTS], ctx[Reg.CONNECTED] = self._templates.ctypes.data, 1, 1
         self.orders.set_refusal(None)
         self.ticks = np.zeros(BATCH * _MESSAGES, TICK)
-        self._filled = 0
-        self._reported = 0  # entries of the journal that risk and signals have seen
-        self.loop_signals, self.loop_chain = _loops_of(self.engine)
+        self.receive_view = self.receive_buffer.data
+        self.filled = 0  # bytes in the receive buffer
+        self.reported = 0  # entries of the journal that risk and signals have seen
+        engine = self.engine
+        self.strategies = np.array(
+            [
+                engine.module.run_at.address, engine.memory.bytes.ctypes.data, len(engine.memory.bytes),
+                engine.counters.ctypes.data, engine.hist.ctypes.data,
+            ],
+            np.int64,
+        )  # fmt: skip
 
     # One stage after the other, over `count` datagrams from `first` on.
 
@@ -94,10 +106,7 @@ class Ours:
 
     def decide_signals(self, ticks: Records, ends: npt.NDArray[np.int64], count: int, out: Records) -> int:
         """Ticks to SIGNAL records; how many."""
-        engine = self.engine
-        return int(
-            self.loop_signals(engine.memory.bytes, engine.counters, engine.hist, ticks, ends, count, out)
-        )
+        return int(loops.signals(self.strategies, ticks, ends, count, out))
 
     def mark(self, ticks: Records, ends: npt.NDArray[np.int64], count: int) -> None:
         """Risk's marks follow the ticks."""
@@ -127,19 +136,24 @@ class Ours:
         self.context[Reg.SEND_TAIL] = 0
         return raw
 
-    def heard(self, raw: bytes, now_ns: int) -> int:
-        """Bytes of the venue: journal them, let risk and the strategies know. How many reports that made."""
+    def hear(self, raw: bytes, now_ns: int) -> int:
+        """Bytes of the venue, as if they had been received; see `heard`."""
+        self.receive_view[self.filled : self.filled + len(raw)] = raw
+        self.filled += len(raw)
+        return self.heard(now_ns)
+
+    def heard(self, now_ns: int) -> int:
+        """What the receive buffer holds: journal it, let risk and the strategies know. How many reports that made."""
         self.publish()
-        self.receive_buffer[self._filled : self._filled + len(raw)] = np.frombuffer(raw, np.uint8)
-        self._filled += len(raw)
-        at = self.orders.decode(0, self._filled, now_ns)
-        self.receive_buffer[: self._filled - at] = self.receive_buffer[at : self._filled].copy()
-        self._filled -= at
+        at = self.orders.decode(0, self.filled, now_ns)
+        if at < self.filled:
+            self.receive_buffer[: self.filled - at] = self.receive_buffer[at : self.filled].copy()
+        self.filled -= at
         n = 0
-        while len(reports := self.journal.read(self._reported + 1, 4096)):
+        while len(reports := self.journal.read(self.reported + 1, 4096)):
             apply_reports(self.risk.context, reports, now_ns)
             self.engine.apply(reports)
-            self._reported += len(reports)
+            self.reported += len(reports)
             n += len(reports)
         return n
 
@@ -161,25 +175,17 @@ class Ours:
             approved = self.assess(self.signals[:n], out)
             self.generate(out[:approved])
             if approved:
-                self.heard(answer_ouch(self.take_bytes()), int(out[0]["approved_ns"]))
+                self.hear(answer_ouch(self.take_bytes()), int(out[0]["approved_ns"]))
             self.engine.acknowledge(self.engine.signal_seq)  # what made no order was refused
-            made += [(int(o["cause_seq"]), int(o["side"]), int(o["qty_lots"]), int(o["price_ticks"])) for o in out[:approved]]
+            made += [
+                (int(o["cause_seq"]), int(o["side"]), int(o["qty_lots"]), int(o["price_ticks"]))
+                for o in out[:approved]
+            ]
         return made
 
     def close(self) -> None:
         """Close the journal."""
         self.journal.close()
-
-
-_made: dict[str, Any] = {}
-
-
-def _loops_of(engine: Engine) -> Any:
-    """The loops around the compiled strategies of `engine`; compiled once in this process."""
-    name = engine.module.__name__
-    if name not in _made:
-        _made[name] = loops.make_loops(engine.module.run)
-    return _made[name]
 
 
 class Chain:
@@ -194,32 +200,35 @@ class Chain:
         self.tcp = socket.create_connection(venue)
         self.tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.tcp.setblocking(False)
+        self._events = select.poll()
+        self._events.register(self.tcp.fileno(), select.POLLIN)
         self.n = np.zeros(3, np.int64)  # datagrams, ticks, orders
-        self.answered = 0
+        self._arguments = (
+            self.receiver.fd, self.receiver.messages, self.receiver.buffer, self.receiver.lengths, stages.feed,
+            stages.strategies, stages.ticks, stages.signals, stages.risk.context, stages.approved, stages.context,
+            self.tcp.fileno(), self.n,
+        )  # fmt: skip
+        loops.chain(*self._arguments)  # the types are checked here, once
 
     def turn(self) -> None:
         """All that waits at the UDP socket, through to the TCP socket: one compiled call."""
-        s, receiver = self.stages, self.receiver
-        status = s.loop_chain(
-            receiver.fd, receiver.messages, receiver.buffer, receiver.lengths, s.feed, s.engine.memory.bytes,
-            s.engine.counters, s.engine.hist, s.ticks, s.signals, s.risk.context, s.approved, s.context,
-            self.tcp.fileno(), self.n,
-        )  # fmt: skip
+        status = _chain(*self._arguments)
         if status:
             msg = f"the chain stopped with {status}"
             raise RuntimeError(msg)
 
     def listen(self) -> int:
         """Take the venue's answers that are there; number of reports."""
-        try:
-            raw = self.tcp.recv(_SEND_BYTES - (1 << 12))
-        except BlockingIOError:
+        s = self.stages
+        if not self._events.poll(0):
             return 0
-        return self.stages.heard(raw, 1)
+        s.filled += self.tcp.recv_into(s.receive_view[s.filled :])
+        return s.heard(1)
 
     def settle(self) -> None:
         """Wait for the answers to all orders: each is journaled three times, sent, accepted and filled."""
-        while self.stages._reported < 3 * int(self.n[2]):
+        while self.stages.reported < 3 * int(self.n[2]):
+            self._events.poll(10_000)
             self.listen()
 
     def close(self) -> None:
