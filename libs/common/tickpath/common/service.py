@@ -28,7 +28,7 @@ from fastapi import FastAPI
 from prometheus_client.core import Metric
 
 from tickpath.common.admin import make_app, why_unhealthy
-from tickpath.common.config import Config, ConfigError, load_config
+from tickpath.common.config import SERVICES, Config, ConfigError, load_config
 from tickpath.common.pages import Control, Fields, Hot, HotState, Page, PageError, create_side_page, hot_page_path
 from tickpath.common.process import EXIT_USAGE, AlreadyRunningError, StartError, claim, die_with_parent
 
@@ -48,6 +48,7 @@ class Service:
         self.restarts = 0
         self.draining = False
         self._page: Page | None = None
+        self._page_inode = 0
         self._hot: subprocess.Popen[bytes] | None = None
         self._stops = 0
 
@@ -84,11 +85,22 @@ class Service:
 
     def page(self) -> Page | None:
         """The hot page of the present hot process, None before there is one."""
-        if self._page is None and self._hot is not None:
+        if self._hot is None:
+            return self._page_of_others()
+        if self._page is None:
             with contextlib.suppress(PageError):
                 page = Page.open(hot_page_path(self.config.run_dir, self.name))
                 if int(page["hot"][Hot.PID]) == self._hot.pid:
                     self._page = page
+        return self._page
+
+    def _page_of_others(self) -> Page | None:
+        """The page that a hot process of another service keeps for this one; a new one when that has restarted."""
+        path = hot_page_path(self.config.run_dir, self.name)
+        with contextlib.suppress(PageError, OSError):
+            inode = path.stat().st_ino
+            if self._page is None or inode != self._page_inode:
+                self._page, self._page_inode = Page.open(path), inode
         return self._page
 
     def why_not_ready(self) -> list[str]:
@@ -142,8 +154,21 @@ class Service:
 
     def _start_hot(self) -> None:
         self._page = None
-        self._hot = subprocess.Popen([sys.executable, "-m", f"tickpath.{self.name}.hot"])
-        self.log.info("hot process started", pid=self._hot.pid)
+        module = self._hot_module()
+        if module is None:
+            self.log.info("no hot process here: in the fused lane it is started by exec")
+            return
+        self._hot = subprocess.Popen([sys.executable, "-m", module])
+        self.log.info("hot process started", pid=self._hot.pid, module=module)
+
+    def _hot_module(self) -> str | None:
+        """What runs the hot loop of this service in the lane of the configuration; None: another service does."""
+        lane = self.config.links.lane
+        if lane == "shm" and self.name in SERVICES:
+            return f"tickpath.{self.name}.shm"
+        if lane == "fused" and self.name in SERVICES:
+            return "tickpath.cli.fused.hot" if self.name == "exec" else None
+        return f"tickpath.{self.name}.hot"
 
     async def _serve(self, listener: socket.socket) -> int:
         loop = asyncio.get_running_loop()
@@ -181,9 +206,8 @@ class Service:
     async def _watch(self) -> int:
         pause_s = 0.2
         while True:
-            assert self._hot is not None  # noqa: S101 - started before, for the type checker
-            status = self._hot.poll()
             self.side["control"][Control.SIDE_GC_COUNT] = sum(of["collections"] for of in gc.get_stats())
+            status = self._hot.poll() if self._hot is not None else 0 if self.draining else None
             if status is None:
                 await asyncio.sleep(0.05)
                 continue

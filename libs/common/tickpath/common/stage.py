@@ -116,6 +116,50 @@ class Stage:
         """Close what was opened."""
 
 
+class CompiledStage(Stage):
+    """A stage whose loop is compiled: it leaves nopython code only for what `tend` and `command` do."""
+
+    def run(self, until_ns: int) -> bool:
+        """Work until `until_ns` (CLOCK_MONOTONIC), or return earlier when nothing comes; True when there was work.
+
+        A signal must end a sleep: Python sees it when this returns.
+        """
+        raise StartError(f"stage {self.name} has no loop")
+
+
+class _Polled:
+    """The loop of a stage whose inputs are sockets: wait, then one turn."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self._sources = tuple(stage.inputs())
+        self._items = np.zeros(len(self._sources), dtype=POLL_ITEM)
+        for item, source in zip(self._items, self._sources, strict=True):
+            item["events"] = zmq.POLLIN
+            if isinstance(source, int):
+                item["fd"] = source
+            else:
+                item["socket"] = source.underlying
+        self._revents = self._items["revents"]
+        wait(self._items, 0)  # types are checked here, once
+        self._hot = stage.page["hot"]
+        self._poll_ms = stage.config.process.poll_ms
+        self._again = False
+
+    def run(self, until_ns: int) -> bool:
+        """One turn; True when an input was ready."""
+        del until_ns
+        n_ready = _wait(self._items, 0 if self._again else self._poll_ms)
+        ready = (
+            tuple(s for s, flags in zip(self._sources, self._revents.tolist(), strict=True) if flags)
+            if n_ready
+            else ()
+        )
+        self._hot[Hot.BUSY] = 1
+        self._again = self._stage.turn(now_ns(), ready)
+        return bool(ready)
+
+
 class _Stop:
     """SIGTERM counted: one asks to drain, a second one asks to leave.
 
@@ -203,30 +247,22 @@ def _start(
 
 
 def _loop(stage: Stage, stop: _Stop, hot: Any) -> None:
-    sources = tuple(stage.inputs())
-    items = np.zeros(len(sources), dtype=POLL_ITEM)
-    for item, source in zip(items, sources, strict=True):
-        item["events"] = zmq.POLLIN
-        item["fd" if isinstance(source, int) else "socket"] = source if isinstance(source, int) else source.underlying
-    revents = items["revents"]
-    wait(items, 0)  # types are checked here, once
+    run = stage.run if isinstance(stage, CompiledStage) else _Polled(stage).run
     watch = process.Watch(stage.page)
     control = stage.side["control"] if stage.side is not None else None
     seen = int(control[Control.COMMAND_SEQ]) if control is not None else 0
-    poll_ms = stage.config.process.poll_ms
+    poll_ns = stage.config.process.poll_ms * 1_000_000
     draining = False
     tended = asked = noted = 0
     watch.ready()
     hot[Hot.READY_NS], hot[Hot.STATE] = now_ns(), HotState.READY
-    turns, again = 0, False
+    turns = 0
+    now = now_ns()
     try:
         while True:
-            n_ready = _wait(items, 0 if again else poll_ms)
-            ready = tuple(s for s, flags in zip(sources, revents.tolist(), strict=True) if flags) if n_ready else ()
+            worked = run(now + poll_ns)
             now = now_ns()
-            hot[Hot.BUSY] = 1
-            again = stage.turn(now, ready)
-            if ready:
+            if worked:
                 hot[Hot.LAST_WORK_NS] = now
             turns += 1
             hot[Hot.TURNS], hot[Hot.LAST_TURN_NS] = turns, now
@@ -234,7 +270,7 @@ def _loop(stage: Stage, stop: _Stop, hot: Any) -> None:
                 noted = now
                 watch.note()
             # Not right behind a turn: what one input has begun, the next one usually goes on with.
-            if not ready or now - tended >= _TEND_NS:
+            if not worked or now - tended >= _TEND_NS:
                 tended = now
                 stage.tend(now)
                 if control is not None and control[Control.COMMAND_SEQ] != seen:
@@ -254,7 +290,7 @@ def _loop(stage: Stage, stop: _Stop, hot: Any) -> None:
                 if now - asked >= _CONNECTED_NS:
                     asked = now
                     hot[Hot.CONNECTED] = stage.connected(now)
-                watch.tend(now, idle=not ready)
+                watch.tend(now, idle=not worked)
             hot[Hot.BUSY] = 0
     finally:
         watch.close()

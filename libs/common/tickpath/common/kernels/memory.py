@@ -84,7 +84,7 @@ def reports_at(address, n):
 
 @intrinsic
 def call(typing_context, address, arguments):
-    """Call the C function at an address with a tuple of int64; returns its int64 (see `tickpath.common.jit.callback`)."""
+    """Call the C function (`tickpath.common.jit.callback`) at an address with a tuple of int64; returns its int64."""
     count = len(arguments)
 
     def generate(context, builder, signature, values):
