@@ -20,6 +20,8 @@ from tickpath.common.stage import Ready, Stage, run_hot
 from tickpath.sim.kernels import timer
 from tickpath.sim.kernels.matching import Exchange
 from tickpath.sim.layout import ORDER_CAPACITY, VENUE_ORDER, Counter, Fault, Histogram
+from tickpath.sim.lockstep import Lockstep, Phase
+from tickpath.sim.offline import exchange_for
 from tickpath.sim.order_entry import OrderEntry, OrderEntryError
 from tickpath.sim.player import Player, PlayerError, Segment
 from tickpath.sim.sources.generator import generate_tape
@@ -27,7 +29,8 @@ from tickpath.sim.sources.load import load_tape
 from tickpath.sim.sources.tape import DataFileError, Tape
 from tickpath.sim.venue import Venue
 
-_MIN_BOOK_ORDERS = 1024
+#: How often the pipeline is asked whether it has finished a step: at once, then more and more seldom.
+_ASK_NS, _ASK_SELDOM_NS = 20_000, 1_000_000
 
 
 def make_tape(config: Config) -> Tape:
@@ -59,6 +62,7 @@ class Sim(Stage):
             "open_orders": per_instrument,
             "orders": (VENUE_ORDER, (ORDER_CAPACITY,)),
             "source": ("u1", (256,)),
+            "lockstep": ("u1", (256,)),
         }
 
     @classmethod
@@ -70,7 +74,15 @@ class Sim(Stage):
         super().__init__(config, context, page, side)
         tape = make_tape(config)
         symbols = load_instruments(config.instruments).symbols
-        listed = {symbol: tape.symbols[symbol] for symbol in symbols if symbol in tape.symbols}
+        exchange, listed = exchange_for(
+            tape,
+            symbols,
+            order_capacity=config.feed.order_capacity,
+            level_capacity=config.feed.level_capacity,
+            orders=page["orders"],
+            per_instrument=(page["positions"], page["bought_lots"], page["sold_lots"], page["open_orders"]),
+            counters=self.counts,
+        )
         if not listed:
             known = ", ".join(sorted(tape.symbols)[:5]) or "none"
             msg = (
@@ -80,15 +92,6 @@ class Sim(Stage):
         write_text(page, "source", f"{tape.source}: {len(tape)} messages, {len(tape.symbols)} symbols")
         faults = side["faults"] if side is not None else np.zeros(len(Fault), np.int64)
         options = config.sim
-        adds = tape.counts.get("A", 0) + tape.counts.get("F", 0)
-        exchange = Exchange.create(
-            len(symbols),
-            max(_MIN_BOOK_ORDERS, min(adds, config.feed.order_capacity)),
-            config.feed.level_capacity,
-            orders=page["orders"],
-            per_instrument=(page["positions"], page["bought_lots"], page["sold_lots"], page["open_orders"]),
-            counters=self.counts,
-        )
         self.venue = Venue(
             exchange,
             symbols,
@@ -132,6 +135,11 @@ class Sim(Stage):
             raise StartError("the system gives out no timerfd: too many open files?")
         self._timer_scratch = np.zeros(4, np.int64)
         self._armed_ns = 0
+        self._lockstep = Lockstep(config.run_dir)
+        self._phase = Phase.JOIN if self.player.in_steps else Phase.OFF
+        self._phase_ns = 0  # when it began
+        self._text = ""
+        self._base = (0, 0, 0)  # market data messages, requests, reports before the first step
         self._orders_fd = self.order_entry.fileno()
         self._leave_at_ns = 0
 
@@ -160,6 +168,8 @@ class Sim(Stage):
         self.player.turn(now_ns() if worked else now)
         self.order_entry.flush()
         due_ns = self.player.next_due_ns()
+        if self._phase and (self.player.playing or self._phase != Phase.JOIN):
+            due_ns = min(due_ns, self._step(now))
         if due_ns <= now:
             return True
         if due_ns != self._armed_ns or self._timer in ready:
@@ -170,10 +180,59 @@ class Sim(Stage):
 
     def tend(self, now: int) -> None:
         """Heartbeats and time-outs of the order connections; the end of the day."""
-        if self.player.finished and not self.venue.closed:
+        if self._phase:
+            self._lockstep.refresh()
+            if self._lockstep.waiting != self._text:
+                self._text = self._lockstep.waiting
+                write_text(self.page, "lockstep", self._text)
+            if self._phase != Phase.JOIN and self._lockstep.over:
+                self.player.stop()
+                self._end_steps()
+        elif self.player.finished and not self.venue.closed:
             self.venue.set_closed(closed=True)
         self.order_entry.flush()
         self.order_entry.tend(now)
+
+    def _step(self, now: int) -> int:
+        """Move a tape that is played in steps on, if the pipeline lets us; when to ask it again. See `lockstep`."""
+        lockstep = self._lockstep
+        before = self._phase
+        messages, requests, reports = (n - base for n, base in zip(self._figures(), self._base, strict=True))
+        if before == Phase.JOIN and lockstep.begin(now):
+            self._base = self._figures()
+            self._send_step(now)
+        elif before == Phase.DECIDE and lockstep.decided(messages, requests):
+            self.order_entry.release()
+            self._phase = Phase.REPORT
+        elif before == Phase.REPORT and lockstep.reported(reports):
+            self._send_step(now)
+        if self._phase != before:
+            self._phase_ns = now
+        return now + min(max(_ASK_NS, (now - self._phase_ns) >> 3), _ASK_SELDOM_NS)
+
+    def _send_step(self, now: int) -> None:
+        """The next datagram; without one the pipeline has come to rest, at the end of the tape for good."""
+        if self.player.finished:
+            self._end_steps()
+            return
+        self.order_entry.hold()
+        if self.player.step(now):
+            self.counts[Counter.STEPS] += 1
+            self._phase = Phase.DECIDE
+        else:
+            self.order_entry.release()
+
+    def _end_steps(self) -> None:
+        self._phase = Phase.OFF
+        self.order_entry.release()
+
+    def _figures(self) -> tuple[int, int, int]:
+        """Market data messages; requests of exec that arrived; reports to exec."""
+        account = self.venue.find(self.config.exec.username)
+        if account < 0:
+            return self.player.next_sequence, 0, 0
+        reports = self.venue.accounts[account].log.next_sequence
+        return self.player.next_sequence, self.order_entry.requests[account], reports
 
     def command(self, what: Command, argument: int, now: int) -> None:
         """START and STOP the tape."""
@@ -186,6 +245,7 @@ class Sim(Stage):
     def begin_drain(self, now: int) -> None:
         """End the market data session and the day; orders are still served while somebody is logged in."""
         self.player.finish()
+        self._end_steps()
         self._leave_at_ns = now + self.config.exec.drain_timeout_ms * 1_000_000
 
     def drained(self, now: int) -> bool:

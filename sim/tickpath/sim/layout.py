@@ -9,6 +9,8 @@ Hot page ``sim.hot.page``, written by the hot process (beside what every hot pag
 | open_orders | int64[n] | live orders of clients per symbol |
 | orders | VENUE_ORDER[ORDER_CAPACITY] | the venue's view of the orders: all live ones, and the latest dead ones |
 
+| lockstep | u1[256] | text: what a tape that is played in steps waits for |
+
 ``meta["symbols"]`` names the n symbols in order, ``meta["source"]`` the data that is played.
 Side page ``sim.side.page``: ``control`` and ``faults``, int64[len(Fault)].
 """
@@ -61,6 +63,7 @@ class Counter(IntEnum):
     SLOW_CLIENTS = 34  # dropped because they did not read
     BOOK_ANOMALIES = 35  # played messages that name an unknown order, or do not fit the book
     BOOK_OVERFLOWS = 36  # played messages that the book had no room for
+    STEPS = 37  # datagrams of a tape that is played in steps
 
 
 class Histogram(IntEnum):

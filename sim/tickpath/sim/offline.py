@@ -42,12 +42,11 @@ from tickpath.sim.kernels.entry import N_BYTES, N_REPORTS, Desk
 from tickpath.sim.kernels.matching import Exchange
 from tickpath.sim.kernels.offline import REPLAY, Replay
 from tickpath.sim.layout import ORDER_CAPACITY
-from tickpath.sim.sources.tape import Tape
+from tickpath.sim.sources.tape import Tape, datagram_size
 
-__all__ = ["REPLAY", "OfflineExchange", "datagram_size", "exchange_for"]
+__all__ = ["REPLAY", "OfflineExchange", "exchange_for"]
 
 _MIN_BOOK_ORDERS: Final = 1024
-_MIN_DATAGRAM: Final = 22 + 25  # header, the length of one message, the longest that the exchange makes by itself
 _MOST_MESSAGES: Final = 65507 // 13  # of a datagram
 
 
@@ -63,12 +62,6 @@ def exchange_for(
     adds = tape.counts.get("A", 0) + tape.counts.get("F", 0)
     room = max(_MIN_BOOK_ORDERS, min(adds, order_capacity))
     return Exchange.create(len(symbols), room, level_capacity, **memory), listed
-
-
-def datagram_size(tape: Tape, wanted: int) -> int:
-    """Bytes of the largest datagram: as wanted, or what the largest message of the tape needs."""
-    largest = int(np.diff(tape.offsets).max()) if len(tape) else 0
-    return max(wanted, 20 + largest, _MIN_DATAGRAM)
 
 
 class OfflineExchange:

@@ -13,7 +13,8 @@
 | a `U` packet that is not OUCH | counted as malformed; nothing else |
 
 Order is kept: what one connection sends is worked on as it arrived. A turn takes a bounded number of bytes from each
-connection, so that market data never waits long.
+connection, so that market data never waits long. Between `hold` and `release` messages are read and kept, and no
+report leaves.
 """
 
 from __future__ import annotations
@@ -95,6 +96,9 @@ class OrderEntry:
         self._connections: dict[int, _Connection] = {}
         self._by_account: dict[int, _Connection] = {}
         self._nobody = SequencedLog("")
+        self._holding = False
+        self._held: list[tuple[int, bytes, int]] = []  # account, message, when it arrived
+        self.requests: Final = [0] * MAX_ACCOUNTS  # orders and cancels that arrived, per account
         self._disconnects_asked = int(faults[Fault.DISCONNECT])
         self._listener = _listen(host, port)
         self._epoll = select.epoll()
@@ -135,7 +139,7 @@ class OrderEntry:
     def flush(self) -> None:
         """Send the reports that the venue has made to those who are there."""
         changed = self._venue.changed
-        if not changed:
+        if not changed or self._holding:
             return
         now = self._clock()
         for account in changed:
@@ -143,6 +147,18 @@ class OrderEntry:
             if connection is not None:
                 self._pump(connection, now)
         changed.clear()
+
+    def hold(self) -> None:
+        """From now on keep what arrives, and all reports."""
+        self._holding = True
+
+    def release(self) -> None:
+        """Work on what was kept, in order of arrival; send all reports."""
+        self._holding = False
+        held, self._held = self._held, []
+        for account, message, arrived_ns in held:
+            self._venue.receive(account, message, arrived_ns)
+        self.flush()
 
     def tend(self, now: int) -> None:
         """Heartbeats, time-outs and requested faults; to be called every few milliseconds."""
@@ -206,7 +222,7 @@ class OrderEntry:
         try:
             for event in connection.session.receive(data, arrived_ns):
                 if isinstance(event, UnsequencedData):
-                    self._venue.receive(connection.account, event.data, arrived_ns)
+                    self._take(connection.account, event.data, arrived_ns)
                 elif isinstance(event, LoginRequest):
                     if not self._login(connection, event, arrived_ns):
                         return
@@ -217,6 +233,13 @@ class OrderEntry:
         except RemoteProtocolError:
             self._counters[Counter.MALFORMED] += 1
             self._drop(connection)
+
+    def _take(self, account: int, message: bytes, arrived_ns: int) -> None:
+        self.requests[account] += message[:1] in (b"O", b"X")
+        if self._holding:
+            self._held.append((account, message, arrived_ns))
+        else:
+            self._venue.receive(account, message, arrived_ns)
 
     def _login(self, connection: _Connection, request: LoginRequest, now: int) -> bool:
         """Answer a login; False when the connection is closed because of it."""
@@ -252,7 +275,7 @@ class OrderEntry:
 
     def _pump(self, connection: _Connection, now: int) -> None:
         """Send the reports that are new, unless too many old ones still wait: the log keeps them."""
-        if len(connection.unsent) < _BACKLOG_BYTES:
+        if len(connection.unsent) < _BACKLOG_BYTES and not self._holding:
             raw = connection.session.pump(now)
             if raw:
                 self._send(connection, raw, now)

@@ -2,7 +2,8 @@
 
 Each message has a due time that follows from the tape and the speed alone. A turn sends all that is due; when late,
 it sends larger datagrams until the schedule is met again, and counts how late it was. Nothing that a listener does
-can slow it down.
+can slow it down. At the speed "step" it is the other way round: `step` sends one datagram, and whoever calls it says
+when (`tickpath.sim.lockstep`).
 
 | state | what goes out |
 | --- | --- |
@@ -22,6 +23,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 import struct
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
@@ -32,7 +34,7 @@ from tickpath.common.kernels.hist import record
 from tickpath.common.protocols.moldudp64 import end_of_session, heartbeat, session_id
 from tickpath.sim.kernels import wire
 from tickpath.sim.layout import Counter, Fault
-from tickpath.sim.sources.tape import Tape
+from tickpath.sim.sources.tape import Tape, datagram_size
 
 Bytes = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int64]
@@ -42,18 +44,16 @@ STAMPS: Final = 1 << 21
 
 HEARTBEAT_NS: Final = 1_000_000_000
 
-#: Messages that are due within this time of a turn leave together in the next one. Bounds the share of a core that
-#: the exchange takes from the pipeline that it measures; the lateness that it makes is counted like any other.
-QUANTUM_NS: Final = 50_000
+#: See `wire.QUANTUM_NS`.
+QUANTUM_NS: Final = wire.QUANTUM_NS
 
 #: Most work of one turn, so that order entry never waits longer than about 200 µs.
 _DATAGRAMS_PER_TURN: Final = 12
 _MESSAGES_PER_TURN: Final = 500
 
 _FOREVER: Final = 2**62
-_pack, _transmit = direct(wire.pack), direct(wire.transmit)
+_pack, _pack_step, _transmit = direct(wire.pack), direct(wire.pack_step), direct(wire.transmit)
 _CLEAR_SPACING_NS: Final = 50_000
-_MIN_DATAGRAM: Final = 22  # header and the length of one message
 
 
 class Segment(NamedTuple):
@@ -99,7 +99,8 @@ class Player:
         interface: str = "127.0.0.1",
         ttl: int = 0,
     ) -> None:
-        """`rate` messages per second, or (rate 0) `speed` times the recorded pace; "max" is as fast as it goes.
+        """`rate` messages per second, or (rate 0) `speed` times the recorded pace; "max" is as fast as it goes,
+        "step" sends what `step` is called for.
 
         Raises PlayerError for an address that cannot be used.
         """
@@ -112,19 +113,19 @@ class Player:
         self._faults = faults if faults is not None else np.zeros(len(Fault), np.int64)
         self._session = session_id(session)
         self._session_bytes = np.frombuffer(self._session, np.uint8).copy()
+        self.in_steps: Final = speed == "step"
         self._max = speed == "max" and rate == 0
         self._speed = 1.0 if isinstance(speed, str) else float(speed)
         self._rate = float(rate)
         self._loop = loop and len(tape) > 0
         n = len(tape)
         self._spacing_ns = max(1, tape.duration_ns // max(1, n - 1))
-        largest = int(np.diff(tape.offsets).max()) if n else 0
-        size = max(datagram_bytes, 20 + largest, _MIN_DATAGRAM + 25)
+        size = datagram_size(tape, datagram_bytes)
         self._plan = np.zeros(wire.PLAN_SIZE, np.int64)
         self._plan[wire.NEXT_SEQ] = 1
         self._plan[wire.DATAGRAM_BYTES] = size
         self._buffer = np.zeros(_DATAGRAMS_PER_TURN * size, np.uint8)
-        self._packets = np.zeros((_DATAGRAMS_PER_TURN, 4), np.int64)
+        self._packets = np.zeros((1 if self.in_steps else _DATAGRAMS_PER_TURN, 4), np.int64)
         self._pending = (0, 0)  # packets that are still to be sent
         self._wire = np.zeros(wire.WIRE_SIZE, np.int64)
         self._held = np.zeros(65536 + 256, np.uint8)
@@ -171,7 +172,7 @@ class Player:
         """When `turn` has something to do; a heartbeat's time when nothing is played."""
         if self._pending[0] < self._pending[1]:
             return self._not_before_ns
-        if self.playing:
+        if self.playing and not self.in_steps:
             return min(max(self._due_ns(), self._not_before_ns), self._sent_ns + HEARTBEAT_NS)
         return self._sent_ns + HEARTBEAT_NS
 
@@ -183,10 +184,19 @@ class Player:
         if first < last:
             self._send(first, last, now_ns)
             return 0
-        published = self._publish(now_ns) if self.playing else 0
+        published = self._publish(now_ns) if self.playing and not self.in_steps else 0
         if published == 0 and now_ns - self._sent_ns >= HEARTBEAT_NS:
             self._heartbeat(now_ns)
         return published
+
+    def step(self, now_ns: int) -> int:
+        """Send the next datagram of a tape that is played in steps; returns the number of messages published.
+
+        0: the tape is not playing, or the system had no room for the last datagram yet (`turn` sends it).
+        """
+        if not self.playing or self._pending[0] < self._pending[1]:
+            return 0
+        return self._published(_pack_step, now_ns)
 
     def close(self) -> None:
         """Close the socket."""
@@ -214,7 +224,13 @@ class Player:
             self._not_before_ns = now_ns + QUANTUM_NS
         plan[wire.UNTIL_INDEX] = until
         plan[wire.UNTIL_TIME] = until_time
-        n = _pack(
+        return self._published(_pack, now_ns)
+
+    def _published(self, pack: Callable[..., Any], now_ns: int) -> int:
+        """Pack, send, and tell the listener; the number of messages."""
+        plan, segment = self._plan, self._segment
+        first = int(plan[wire.NEXT])
+        n = pack(
             segment.data, segment.offsets, segment.time_ns, self._session_bytes, plan, self._buffer, self._packets
         )
         self._send(0, n, now_ns)
@@ -312,6 +328,8 @@ class Player:
     def describe(self) -> dict[str, Any]:
         """What is played and how, for people."""
         pace = "max" if self._max else f"{self._rate:g} messages/s" if self._rate else f"{self._speed:g}x"
+        if self.in_steps:
+            pace = "in steps"
         return {"to": f"{self._peer[0]}:{self._peer[1]}", "pace": pace, "loop": self._loop}
 
 

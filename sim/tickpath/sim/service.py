@@ -64,6 +64,7 @@ class SimService(Service):
         return {
             "source": read_text(page, "source"),
             "market_data": state,
+            "waiting_for": read_text(page, "lockstep"),
             "next_sequence": int(counters[Counter.NEXT_SEQUENCE]),
             "positions": _by_symbol(page, "positions"),
             "open_orders": _by_symbol(page, "open_orders"),

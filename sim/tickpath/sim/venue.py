@@ -117,11 +117,16 @@ class Venue:
         self._state[matching.EXCH_NS] = clock_ns
         self._check_types()
 
+    def find(self, username: str) -> int:
+        """Number of a user, -1 if it has never logged in."""
+        name = username.upper()
+        return next((n for n, account in enumerate(self.accounts) if account.username == name), -1)
+
     def account(self, username: str) -> int:
         """Number of a user, made when it is new. Raises ValueError beyond `MAX_ACCOUNTS`."""
-        for number, account in enumerate(self.accounts):
-            if account.username == username.upper():
-                return number
+        number = self.find(username)
+        if number >= 0:
+            return number
         if len(self.accounts) >= MAX_ACCOUNTS:
             msg = f"no account {username!r}: there are {MAX_ACCOUNTS} already, more are not allowed"
             raise ValueError(msg)

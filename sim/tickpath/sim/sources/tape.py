@@ -55,6 +55,16 @@ class Tape:
         return bytes(self.data[self.offsets[index] + 2 : self.offsets[index + 1]])
 
 
+#: Bytes of a datagram with the longest message that the exchange makes by itself (to clear a book), 25.
+_MIN_DATAGRAM: Final = 20 + 2 + 25
+
+
+def datagram_size(tape: Tape, wanted: int) -> int:
+    """Bytes of the largest datagram: as `wanted`, or what the largest message of the tape needs."""
+    largest = int(np.diff(tape.offsets).max()) if len(tape) else 0
+    return max(wanted, 20 + largest, _MIN_DATAGRAM)
+
+
 #: What can be found in a tape's `findings`; a key is missing where it is 0.
 FINDINGS: Final[dict[str, str]] = {
     "unknown_types": "messages of a type that ITCH 5.0 does not have; they are kept",
