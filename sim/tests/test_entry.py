@@ -185,7 +185,7 @@ def test_an_order_that_finds_no_slot_is_rejected() -> None:
 
 def test_the_verdict_on_options_comes_last_and_every_answer_names_the_index(market: Counterpart) -> None:
     enter = ouch.ENTER_ORDER.encode
-    names = {ouch.Tag.USER_REF_IDX: 9}
+    names: dict[int, Any] = {ouch.Tag.USER_REF_IDX: 9}
     market.add(1, "S", 40)
     assert market.say(enter(**ORDER), channel=3 << 8 | 9, verdict=0) == [
         ouch.ORDER_ACCEPTED.encode(names, **ORDER, timestamp=T, order_reference_number=1, order_state="L"),

@@ -379,3 +379,30 @@ def test_a_port_in_use_is_said_plainly(house: House, new_market: Any) -> None:
         OrderEntry(
             new_market().venue, host=host, port=port, counters=house.counters, faults=np.zeros(len(Fault), np.int64)
         )
+
+
+def test_what_is_held_is_counted_but_not_answered_until_it_is_released(house: House) -> None:
+    """Orders that come while a datagram is played wait, and so do the reports of those that it fills."""
+    market = house.market
+    alice, bob = house.client(), house.client("bob")
+    alice.enter()
+    house.run(lambda: alice.reports() == "SA" and bob.reports() == "S")
+    requests = house.entry.requests
+    account = market.venue.find("alice")
+    assert requests[account] == 1
+
+    house.entry.hold()
+    market.play(itch.add_order(7, 34_200_000_000_000, 1, "S", 100, "ABC", P10))
+    bob.enter()
+    alice.say(ouch.ACCOUNT_QUERY.encode())
+    alice.say(ouch.CANCEL_ORDER.encode(user_ref_num=1, quantity=0))
+    house.run(lambda: requests[account] == 2 and requests[market.venue.find("bob")] == 1)
+    house.entry.flush()
+    turns = iter(range(5))
+    house.run(lambda: next(turns) == 4)
+    assert (alice.reports(), bob.reports()) == ("SA", "S")
+    assert house.counters[Counter.ACCEPTED] == 1
+
+    house.entry.release()
+    house.run(lambda: alice.reports() == "SAEQ" and bob.reports() == "SA")
+    assert house.counters[Counter.IGNORED] == 1  # the cancel came too late

@@ -135,6 +135,32 @@ def test_messages_due_within_a_quantum_leave_together(wire: Wire, tape: Any) -> 
     assert player.turn(QUANTUM_NS) == 5
 
 
+def test_in_steps_a_datagram_leaves_when_it_is_asked_for_and_never_by_itself(wire: Wire, tape: Any) -> None:
+    """Its messages are those within a quantum of the first one, whatever the clock says; the size still bounds it."""
+    times = [T, T + QUANTUM_NS, T + QUANTUM_NS + 1, T + 3 * QUANTUM_NS, *[T + 9 * QUANTUM_NS] * 50]
+    player = wire.player(tape(adds(54), times), speed="step")
+    assert player.step(0) == 0
+    player.start(0)
+    assert player.turn(5000 * MS) == 0
+    wire.datagrams()  # a heartbeat
+    assert [player.step(5000 * MS) for _ in range(5)] == [2, 1, 1, 36, 14]
+    assert [len(mold.unpack(datagram)[1]) for datagram in wire.datagrams()] == [2, 1, 1, 36, 14]
+    assert player.finished
+    assert player.step(5000 * MS) == 0
+    assert wire.exchange.book.live_orders == 54
+
+
+def test_steps_stop_and_go_on_with_the_tape(wire: Wire, tape: Any) -> None:
+    player = wire.player(every(tape, 4, MS), speed="step")
+    player.start(0)
+    assert player.step(0) == 1
+    player.stop()
+    assert player.step(0) == 0
+    player.start(0)
+    assert [player.step(0) for _ in range(4)] == [1, 1, 1, 0]
+    assert [number for number, _ in wire.messages()] == [1, 2, 3, 4]
+
+
 def test_a_turn_is_a_bounded_slice(wire: Wire, tape: Any) -> None:
     player = wire.player(every(tape, 3000, 0 + 1), speed="max", datagram_bytes=60_000)
     player.start(0)
