@@ -385,8 +385,9 @@ def test_what_is_held_is_counted_but_not_answered_until_it_is_released(house: Ho
     """Orders that come while a datagram is played wait, and so do the reports of those that it fills."""
     market = house.market
     alice, bob = house.client(), house.client("bob")
+    house.run(lambda: alice.reports() == bob.reports() == "S")
     alice.enter()
-    house.run(lambda: alice.reports() == "SA" and bob.reports() == "S")
+    house.trade(alice, "SA")
     requests = house.entry.requests
     account = market.venue.find("alice")
     assert requests[account] == 1
