@@ -1,7 +1,8 @@
 """Processes that use a ring until they are killed, and what was seen of them: started by test_ring.py.
 
     python ring_children.py kill FOLDER fan-out|lossless|log KILLS SEED    kill writer and reader at random moments
-    python ring_children.py wake FOLDER HANDOVERS SEED                     two processes that hand over and sleep
+    python ring_children.py wake FOLDER HANDOVERS SEED                     writer and reader that sleep
+    python ring_children.py ball FOLDER HANDOVERS SEED                     two processes that hand one record around
 
 Prints one JSON object. Children are forked from this process, which has loaded the kernels and runs one thread, so
 that a new life takes milliseconds.
@@ -35,8 +36,8 @@ from tickpath.common.kernels.ring import (
     wait_for_records,
     wait_for_room,
 )
-from tickpath.common.kernels.waiting import cpu_pause, sched_yield
-from tickpath.common.ring import RingReader, RingWriter, Waiter, WaitStrategy
+from tickpath.common.kernels.waiting import Wait, cpu_pause, sched_yield
+from tickpath.common.ring import Bells, RingReader, RingWriter, Waiter, WaitStrategy
 
 WORDS = 16
 RECORD = np.dtype((np.void, 8 * WORDS))
@@ -44,6 +45,7 @@ CAPACITY = 64
 BATCH = 24
 _MIX = 0x1E3779B97F4A7C15
 _SIZE = 8 * WORDS
+_SPIN_NS = int(Wait.SPIN_NS)
 
 
 class Seen(IntEnum):
@@ -54,9 +56,7 @@ class Seen(IntEnum):
     MISSED = 2
     BACK = 3  # times that a reader asked to begin again
     NEXT = 4  # what the reader wants next
-    SENT = 5  # published by the present life of the writer
-    TIMED_OUT = 6  # sleeps that no bell has ended
-    SLEEPS = 7
+    SENT = 5
 
 
 @inlined
@@ -142,6 +142,24 @@ def take_over(ring, bells, waiter, slot, state, n):
         ack(ring, bells, slot, got + 1)
         for _ in range(_random(state) % 64 if _random(state) & 7 else 4000):
             cpu_pause()
+    return n
+
+
+@kernel("int64(int64, int64, int64, int64, int64, int64, int64)")
+def play(to_other, from_other, bells, waiter, scratch, state, n):
+    """Hand a record to the other process when it has handed one to us; how often it did.
+
+    Only one of the two has something to do at a time, so that a wake-up that is lost is not made good by the next.
+    Spinning for a random moment before sleeping, and working for another, makes publishing meet announcing.
+    """
+    for got in range(n):
+        store_relaxed(waiter, _SPIN_NS, _random(state) & 1023)
+        if wait_for_records(from_other, got + 1, waiter, 10_000_000_000) == 0:
+            return got
+        ack(from_other, bells, 0, got + 1)
+        for _ in range(_random(state) & 31):
+            cpu_pause()
+        publish(to_other, bells, scratch, 1)
     return n
 
 
@@ -238,32 +256,43 @@ def kill_campaign(folder: Path, mode: str, kills: int, seed: int) -> dict[str, i
     }  # fmt: skip
 
 
-def wake_campaign(folder: Path, n: int, seed: int) -> dict[str, int]:
-    """`n` records from one sleeping process to another; how many arrived, and sleeps that no bell has ended."""
-    shared = mmap.mmap(-1, mmap.PAGESIZE)
-    seen = np.frombuffer(shared, dtype=np.int64)
-    path = folder / "wake"
-    writer = RingWriter(path, RECORD, 4, required=("reader",), bell=0)
-    reader = RingReader(path, "reader", RECORD, bell=1)
-    bells = reader._bells
+def wake_campaign(folder: Path, ball: bool, n: int, seed: int) -> dict[str, int]:
+    """`n` hand-overs between two processes that sleep; how many arrived, and sleeps that no bell has ended."""
+    seen = np.frombuffer(mmap.mmap(-1, mmap.PAGESIZE), dtype=np.int64)
+    ends = [
+        (
+            RingWriter(folder / f"{name}", RECORD, 4, required=("reader",), bell=bell),
+            RingReader(folder / f"{name}", "reader", RECORD, bell=1 - bell),
+        )
+        for bell, name in enumerate(("there", "back"))
+    ]
+    (there, there_reader), (back, _) = ends
+    bells, scratch = Bells(folder), np.zeros(WORDS, dtype=np.int64)
+    at, data = bells.address, scratch.ctypes.data
 
-    def end_of(kind: Callable[..., int], bell: int, argument: int, count: Seen) -> None:
-        waiter = Waiter(WaitStrategy.BLOCK, bells, bell)
+    def child(bell: int) -> None:
+        waiter = Waiter(WaitStrategy.ADAPTIVE if ball else WaitStrategy.BLOCK, bells, bell)
+        waiter.words[Wait.SPIN_NS] = 0
         state = np.array([seed + bell], dtype=np.int64)
-        done = kind(writer.address, bells.address, waiter.address, argument, state.ctypes.data, n)
-        seen[count] = done
-        seen[Seen.TIMED_OUT + 8 * bell] = waiter.words[7]
-        seen[Seen.SLEEPS + 8 * bell] = waiter.words[6]
+        me, chance = waiter.address, state.ctypes.data
+        if ball:
+            out, inward = (there, back) if bell == 0 else (back, there)
+            done = play(out.address, inward.address, at, me, data, chance, n)
+        elif bell == 0:
+            done = hand_over(there.address, at, me, data, chance, n)
+        else:
+            done = take_over(there.address, at, me, there_reader.slot, chance, n)
+        seen[8 * bell : 8 * bell + 3] = done, waiter.words[Wait.SLEEPS], waiter.words[Wait.TIMED_OUT]
 
-    scratch = np.zeros(WORDS, dtype=np.int64)
+    if ball:
+        publish(back.address, at, data, 1)  # process 0 has it first
     children = Children()
-    children.start("reader", lambda: end_of(take_over, 1, reader.slot, Seen.READ))
-    children.start("writer", lambda: end_of(hand_over, 0, scratch.ctypes.data, Seen.SENT))
+    for bell in (0, 1):
+        children.start(str(bell), lambda bell=bell: child(bell))
     ended = [os.waitpid(pid, 0)[1] for pid in children.pids.values()]
     return {
-        "sent": int(seen[Seen.SENT]), "read": int(seen[Seen.READ]), "unexpected": sum(ended),
-        "timed_out": int(seen[Seen.TIMED_OUT] + seen[Seen.TIMED_OUT + 8]),
-        "writer_sleeps": int(seen[Seen.SLEEPS]), "reader_sleeps": int(seen[Seen.SLEEPS + 8]),
+        "done_0": int(seen[0]), "done_1": int(seen[8]), "sleeps_0": int(seen[1]), "sleeps_1": int(seen[9]),
+        "timed_out": int(seen[2] + seen[10]), "unexpected": sum(ended),
     }  # fmt: skip
 
 
@@ -273,7 +302,7 @@ def main() -> None:
     if what == "kill":
         result = kill_campaign(Path(folder), arguments[0], int(arguments[1]), int(arguments[2]))
     else:
-        result = wake_campaign(Path(folder), int(arguments[0]), int(arguments[1]))
+        result = wake_campaign(Path(folder), what == "ball", int(arguments[0]), int(arguments[1]))
     print(json.dumps(result))  # noqa: T201
 
 

@@ -93,7 +93,8 @@ class WaitStrategy(StrEnum):
     ADAPTIVE = "adaptive"  # asked for: whatever the cores allow; as a result: spin for SPIN_NS, then sleep
 
 
-#: How long an adaptive loop spins before it sleeps: about what it costs to go to sleep (docs/ring.md).
+#: How long an adaptive loop spins before it sleeps: about what a hop costs that has to wake somebody (``tickpath
+#: bench hop``), so that guessing wrong never costs much more than twice the better guess.
 SPIN_NS: Final = 5_000
 
 _CODES: Final = {
