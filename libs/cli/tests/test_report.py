@@ -98,7 +98,7 @@ def test_a_run_in_which_everything_is_accounted_for_is_ok() -> None:
 def test_the_report_has_exactly_the_keys_that_are_promised() -> None:
     assert list(make_report(good())) == [
         "ok", "seconds", "source", "lane", "market_data", "ticks", "signals", "orders", "risk_rejects",
-        "positions_match", "duplicates", "tick_to_order_us", "hops_us", "processes",
+        "positions_match", "duplicates", "tick_to_order_us", "digests", "hops_us", "processes",
     ]  # fmt: skip
 
 

@@ -1,0 +1,275 @@
+"""The fused lane's hot process: the four stages in one compiled loop, from the datagram to the order's last byte.
+
+Started by exec's side process in place of exec's own loop. It keeps the pages of all four services, so their side
+processes, endpoints and commands are those of the other lanes; the journal is exec's, and risk's limits are risk's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from typing import Any, Final
+
+import zmq
+
+from tickpath.cli.fused.chain import Chain
+from tickpath.cli.fused.kernels.chain import live
+from tickpath.cli.fused.layout import Reg, Why
+from tickpath.common import process
+from tickpath.common.clock import now_ns
+from tickpath.common.config import Config
+from tickpath.common.pages import (
+    Command,
+    Control,
+    Fields,
+    Hot,
+    HotState,
+    Page,
+    PageError,
+    create_hot_page,
+    side_page_path,
+)
+from tickpath.common.process import StartError
+from tickpath.common.ring import WaitStrategy, choose_wait
+from tickpath.common.stage import CompiledStage, run_hot
+from tickpath.exec.core import ExecCore
+from tickpath.exec.core import page_fields as exec_fields
+from tickpath.exec.kernels.session import Leave
+from tickpath.exec.layout import Counter as ExecCounter
+from tickpath.exec.layout import GatewayState
+from tickpath.exec.layout import Hop as ExecHop
+from tickpath.feed.core import FeedCore
+from tickpath.feed.core import page_fields as feed_fields
+from tickpath.feed.layout import Count, Hop
+from tickpath.risk.core import RiskCore
+from tickpath.risk.core import page_fields as risk_fields
+from tickpath.risk.layout import Counter as RiskCounter
+from tickpath.risk.layout import Hop as RiskHop
+from tickpath.risk.state import Core
+from tickpath.signals.core import SignalsCore
+from tickpath.signals.layout import Counter as SignalsCounter
+from tickpath.signals.layout import Histogram as SignalsHistogram
+
+_SPIN_NS: Final = 5_000
+_OWN_WORDS: Final = (Hot.DIGEST, Hot.DIGESTED, Hot.COMMAND_SEEN)  # of a page that only mirrors the process
+_LEAVES: Final = {Why.FLUSH: Leave.FLUSH, Why.SEND: Leave.FLUSH, Why.SESSION: Leave.SESSION, Why.QUERY: Leave.QUERY}
+
+
+class _Guest:
+    """A service whose stage runs here, without a process of its own: its page, the commands of its side process."""
+
+    def __init__(self, config: Config, name: str, counters: Any, histograms: Any, extra: Fields) -> None:
+        self.name = name
+        timeout_s = config.exec.drain_timeout_ms / 1000 + 2
+        self._claim = process.claim(config.run_dir, f"{name}.hot", timeout_s)
+        texts = {"error": ("u1", (1024,)), "notes": ("u1", (1024,))}
+        self.page = create_hot_page(config.run_dir, name, counters, histograms, {**texts, **extra}, {"lane": "fused"})
+        self.side: Page | None = None
+        with contextlib.suppress(PageError):
+            self.side = Page.open(side_page_path(config.run_dir, name))
+        self._seen = int(self.side["control"][Control.COMMAND_SEQ]) if self.side is not None else 0
+
+    def mirror(self, hot: Any) -> None:
+        """The process is the same: state, turns, memory and pauses stand in every page."""
+        mine = self.page["hot"]
+        kept = [int(mine[word]) for word in _OWN_WORDS]
+        mine[:] = hot
+        for word, value in zip(_OWN_WORDS, kept, strict=True):
+            mine[word] = value
+
+    def command(self) -> Command:
+        """The command that has come since the last call, NONE without one."""
+        if self.side is None:
+            return Command.NONE
+        control = self.side["control"]
+        seq = int(control[Control.COMMAND_SEQ])
+        if seq == self._seen:
+            return Command.NONE
+        self._seen = seq
+        self.page["hot"][Hot.COMMAND_SEEN] = seq
+        return Command(int(control[Control.COMMAND]))
+
+    def close(self) -> None:
+        """The page says that nobody is there any more."""
+        self.page["hot"][Hot.STATE] = HotState.STOPPED
+        os.close(self._claim)
+
+
+class Fused(CompiledStage):
+    """feed, signals, risk and exec in one loop. Its own page is exec's."""
+
+    name = "exec"
+    counters = ExecCounter
+    histograms = ExecHop
+
+    @classmethod
+    def extra_fields(cls, config: Config) -> Fields:
+        """Those of exec."""
+        return exec_fields(config)
+
+    @classmethod
+    def extra_meta(cls, config: Config) -> dict[str, Any]:
+        """Which lane this is."""
+        del config
+        return {"lane": "fused"}
+
+    def __init__(self, config: Config, context: zmq.Context[Any], page: Page, side: Page | None) -> None:
+        super().__init__(config, context, page, side)
+        try:
+            self.guests = {
+                "feed": _Guest(config, "feed", Count, Hop, feed_fields(config)),
+                "signals": _Guest(config, "signals", SignalsCounter, SignalsHistogram, {}),
+                "risk": _Guest(config, "risk", RiskCounter, RiskHop, risk_fields(config)),
+            }
+        except process.AlreadyRunningError as error:
+            raise StartError(str(error)) from None
+        feed, signals, risk = self.guests.values()
+        for guest in self.guests.values():
+            guest.mirror(page["hot"])
+        self.feed = FeedCore(config, feed.page, feed.side)
+        self.signals = SignalsCore(config, signals.page, signals.side)
+        self.risk = RiskCore(config, risk.page, risk.side)
+        self.exec = ExecCore(config, page, side)
+        self.chain = Chain(
+            self.feed.state, self.signals.engine, self.risk.state, self.exec.orders,
+            feed_hist=self.feed.hop, risk_counters=risk.page["counters"],
+            controls={"feed": self.feed.control, "risk": self.risk.control},
+            signals_hot=signals.page["hot"], risk_hot=risk.page["hot"],
+        )  # fmt: skip
+        w = self.chain.words
+        w[Reg.MARKET_FD] = self.feed.socket.fileno()
+        w[Reg.HOLD_SENDING] = config.exec.journal_fsync == "always"
+        self._choose_wait(config, w)
+        self._deadline_ns = 0
+
+    def _choose_wait(self, config: Config, w: Any) -> None:
+        strategy, note = choose_wait(config.process.wait, 1, len(os.sched_getaffinity(0)) - 1)
+        w[Reg.SPIN_NS] = {WaitStrategy.SPIN: -1, WaitStrategy.YIELD: -1, WaitStrategy.ADAPTIVE: _SPIN_NS}.get(
+            strategy, 0
+        )
+        w[Reg.YIELD] = strategy is WaitStrategy.YIELD
+        self.wait_note = note
+
+    def warm_up(self) -> None:
+        """Every stage's own warm-up, then the journal of the day."""
+        for core in (self.feed, self.signals, self.risk, self.exec):
+            core.warm_up()
+        now = now_ns()
+        self.risk.state.core[Core.READY] = 1
+        self.chain.follow_journal(now)
+        self.signals.mute(caught_up=True)
+        self._live(now)  # once, with the time already over: nothing is left to be made at the first tick
+        self._mirror()
+
+    def run(self, until_ns: int) -> bool:
+        """The loop, until `until_ns` or idle; what it leaves to Python is done in between."""
+        worked = False
+        while True:
+            why = self._live(until_ns)
+            if why in (Why.IDLE, Why.TIME):
+                return worked or why is Why.TIME
+            worked = True
+            self._settle(why, now_ns())
+
+    def _live(self, until_ns: int) -> Why:
+        chain, receiver = self.chain, self.feed.receiver
+        chain.words[Reg.VENUE_FD] = self.exec.gateway.compiled_fd
+        return Why(
+            live(
+                chain.words, chain.risk.context, chain.orders.ctx, chain.feed, receiver.buffer, receiver.messages,
+                receiver.lengths, until_ns,
+            )
+        )  # fmt: skip
+
+    def _settle(self, why: Why, now: int) -> None:
+        if why is Why.LIMITS:
+            self._take_limits(now)
+        elif why in _LEAVES:
+            self.exec.orders.publish()  # on disk, where that is asked for, before the bytes leave
+            self.exec.gateway.resume(_LEAVES[why], now)
+        elif not self.chain.settle(why, now):
+            # No room in the journal: new orders are refused until there is some; the venue's messages wait.
+            self.exec.gateway.tend(now)
+            self.chain.settle(why, now)
+
+    def _take_limits(self, now: int) -> None:
+        if self.risk.take_limits():
+            self._cancel(now)
+
+    def _cancel(self, now: int) -> None:
+        """Cancels of HALTED scopes go to exec at once, behind what waits."""
+        w = self.chain.words
+        if w[Reg.ORDER_AT] >= w[Reg.ORDER_END] and (n := self.risk.cancel(now)):
+            w[Reg.ORDER_AT], w[Reg.ORDER_END] = 0, n
+
+    def tend(self, now: int) -> None:
+        """Gateway, limits, kill switches, commands of the side processes, pages."""
+        self.exec.follow_pause()
+        self.exec.orders.publish()
+        self.exec.gateway.note(now)
+        self.exec.gateway.tend(now)
+        if self.exec.gateway.compiled_fd < 0:
+            self.exec.gateway.receive(now)  # the session belongs to Python until it stands
+        self.chain.follow_journal(now)
+        self.risk.state.core[Core.READY] = 1
+        self._take_limits(now)
+        if self.risk.is_cancelling():
+            self._cancel(now)
+        self.signals.mute(caught_up=True)
+        for guest in self.guests.values():
+            self._command(guest, now)
+        self.risk.count()
+        self.exec.show(held=0, unacked=0)
+        self._mirror()
+
+    def _command(self, guest: _Guest, now: int) -> None:
+        what = guest.command()
+        if what is Command.NONE:
+            return
+        if guest.name == "feed":
+            self.feed.command(what)
+        elif guest.name == "risk" and what is Command.CANCEL_ALL:
+            self.risk.cancel_all = True
+
+    def command(self, what: Command, argument: int, now: int) -> None:
+        """CANCEL_ALL: take back every open order."""
+        del argument
+        if what == Command.CANCEL_ALL:
+            self.exec.gateway.cancel_all(now)
+
+    def _mirror(self) -> None:
+        for guest in self.guests.values():
+            guest.mirror(self.page["hot"])
+
+    def connected(self, now: int) -> bool:
+        """Whether the venue takes orders."""
+        del now
+        return self.exec.gateway.state == GatewayState.READY
+
+    def begin_drain(self, now: int) -> None:
+        """No new orders from now on; cancel what is open."""
+        self._deadline_ns = now + self.config.exec.drain_timeout_ms * 1_000_000
+        self.signals.draining = True
+        self.chain.words[Reg.RISK_DRAINING] = 1
+        self.exec.gateway.drain(now)
+
+    def drained(self, now: int) -> bool:
+        """Whether every order is terminal, or the time for that is over."""
+        return self.exec.orders.open_count == 0 or now >= self._deadline_ns
+
+    def close(self) -> None:
+        """Log out, close the sockets, write the journal to disk."""
+        self.chain.follow_journal(now_ns())
+        self.risk.count()
+        self.exec.show(held=0, unacked=0)
+        self._mirror()
+        for guest in self.guests.values():
+            guest.close()
+        self.exec.gateway.close()
+        self.feed.close()
+        self.exec.orders.journal.close()
+
+
+if __name__ == "__main__":
+    sys.exit(run_hot(Fused))
