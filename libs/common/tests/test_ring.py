@@ -414,6 +414,15 @@ def test_no_wake_up_is_lost_between_two_processes_that_sleep(folder: Path, how: 
     assert found["sleeps_1"] > 0
 
 
+def test_the_example_of_the_guide_runs_as_it_is_printed(folder: Path) -> None:
+    guide = Path(__file__).parents[3] / "docs" / "ring.md"
+    found = re.search(r"```python\n(.*?)```", guide.read_text("utf-8"), re.DOTALL)
+    assert found is not None
+    code = found[1].replace("/dev/shm/quotes/ring", str(folder / "made" / "ring"))
+    seen = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    assert (seen.stdout, seen.stderr) == ("[100 101 102] 0\n", "")
+
+
 # ---- geometry
 
 
