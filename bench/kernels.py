@@ -3,9 +3,9 @@
 The file is played once through the whole chain, closed by the venue of the simulated exchange (matching, fills), with
 one call for each datagram as on a quiet market, and what every kernel was given is kept. Then each kernel is timed on
 exactly that, from a compiled loop, with its state from the beginning: median of the rounds, after one round that does
-not count. `decode only` is feed's kernel without the symbols of the file (framing, sequence, header of each message),
-`decode + book` the book without sequence and ticks; both are parts of `decode + book + ticks`. The share is of the
-chain: what one message costs in all services together.
+not count. `feed: decode` is feed's kernel without the symbols of the file (framing, sequence, head of each message),
+`decode+book` the book without sequence and ticks; both are parts of `decode+book+ticks`. The share is of the chain:
+what one message costs in all services together.
 
 Left out: sockets, links, the loops around, and the way from Python into a kernel, which the ZeroMQ lane pays for each
 call and which is given beside. Kernels that work for orders only are timed call by call, less what the clock costs.
@@ -490,17 +490,17 @@ def measure(flow: Flow, config: Any, folder: Path, rounds: int) -> dict[str, Any
 
 #: Name, kernel, what a record is, and under which name a driver's time was noted.
 STAGES = (
-    ("sim: pack a datagram", "sim.kernels.wire.pack", "messages", "pack"),
-    ("feed: decode only", "feed.kernels.decode.decode", "messages", "decode"),
-    ("feed: decode + book", "common.kernels.book.apply_blocks", "messages", "book"),
-    ("feed: decode + book + ticks", "feed.kernels.decode.decode", "messages", "ticks"),
+    ("sim: pack", "sim.kernels.wire.pack", "messages", "pack"),
+    ("feed: decode", "feed.kernels.decode.decode", "messages", "decode"),
+    ("feed: decode+book", "common.kernels.book.apply_blocks", "messages", "book"),
+    ("feed: decode+book+ticks", "feed.kernels.decode.decode", "messages", "ticks"),
     ("signals: strategies", "signals.engine run", "ticks", "run"),
     ("signals: reports", "signals.kernels.core.apply_reports", "reports", "signals reports"),
     ("risk: marks", "risk.kernels.risk.apply_ticks", "ticks", "marks"),
     ("risk: decide", "risk.kernels.risk.evaluate", "signals", "evaluate"),
     ("risk: reports", "risk.kernels.risk.apply_reports", "reports", "risk reports"),
-    ("exec: journal + encode", "exec.kernels.ouch.accept", "orders", "accept"),
-    ("exec: replies of the venue", "exec.kernels.ouch.decode", "replies", "replies"),
+    ("exec: journal+encode", "exec.kernels.ouch.accept", "orders", "accept"),
+    ("exec: venue's replies", "exec.kernels.ouch.decode", "replies", "replies"),
     ("histogram: record", "common.kernels.hist.record", "values", "record"),
     ("digest: fold", "common.kernels.digest.fold", "ticks", "fold"),
 )
@@ -628,7 +628,9 @@ def print_table(result: dict[str, Any]) -> None:
     for stage in result["stages"]:
         share = "" if stage["share"] is None else f"{100 * stage['share']:.1f} %"
         records = f"{stage['records']:,} {stage['unit']}"
-        costs = (f"{stage['ns_per_call']:,.1f}", f"{stage['ns_per_record']:,.1f}")
+        costs = [
+            f"{ns:,.0f}" if ns >= 1000 else f"{ns:,.1f}" for ns in (stage["ns_per_call"], stage["ns_per_record"])
+        ]
         table.add_row(stage["name"], f"{stage['calls']:,}", records, *costs, share)
     console = Console()
     for line in (*describe(result), table):

@@ -26,9 +26,9 @@ pytestmark = pytest.mark.pipeline
 
 TEXT = "{http://www.w3.org/2000/svg}text"
 STAGES = [
-    "sim: pack a datagram", "feed: decode only", "feed: decode + book", "feed: decode + book + ticks",
+    "sim: pack", "feed: decode", "feed: decode+book", "feed: decode+book+ticks",
     "signals: strategies", "signals: reports", "risk: marks", "risk: decide", "risk: reports",
-    "exec: journal + encode", "exec: replies of the venue", "histogram: record", "digest: fold",
+    "exec: journal+encode", "exec: venue's replies", "histogram: record", "digest: fold",
 ]  # fmt: skip
 
 
@@ -127,9 +127,9 @@ def test_every_kernel_is_timed_over_a_file_with_exact_counts(tmp_path: Path) -> 
     records = {name: stage["records"] for name, stage in stages.items()}
     assert len(tape) > records["signals: strategies"] == records["risk: marks"] == records["digest: fold"] > 0
     # Each order is journaled, and each reply of the venue makes one report: nothing else happens here.
-    assert records["risk: decide"] >= records["exec: journal + encode"] > 0
+    assert records["risk: decide"] >= records["exec: journal+encode"] > 0
     assert records["signals: reports"] == records["risk: reports"]
-    assert records["risk: reports"] == records["exec: journal + encode"] + records["exec: replies of the venue"]
+    assert records["risk: reports"] == records["exec: journal+encode"] + records["exec: venue's replies"]
     links = [stage["share"] for stage in found["stages"] if stage["share"] is not None]
     assert sum(links) == pytest.approx(1, abs=0.01)
     assert len(links) == 8
