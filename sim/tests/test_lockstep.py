@@ -149,6 +149,15 @@ def test_a_run_begins_when_all_are_ready_connected_and_alive(stages: Stages, fie
     assert lockstep.begin(NOW)
 
 
+def test_a_page_that_does_not_show_what_is_needed_is_named(stages: Stages) -> None:
+    create_hot_page(stages.run_dir, "risk", Nothing, Nothing)
+    page = Page.open(stages.run_dir / "risk.hot.page", writable=True)
+    page["hot"][:] = stages.pages["risk"]["hot"]
+    lockstep = Lockstep(stages.run_dir)
+    assert not lockstep.begin(NOW)
+    assert lockstep.waiting == "risk does not show ticks, signals, approved, cancels, reports in its page"
+
+
 def test_a_missing_page_is_not_quiet_and_is_found_when_it_comes(stages: Stages) -> None:
     (stages.run_dir / "exec.hot.page").unlink()
     lockstep = Lockstep(stages.run_dir)

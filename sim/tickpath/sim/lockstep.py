@@ -28,7 +28,13 @@ from typing import Final
 
 from tickpath.common.pages import Hot, HotState, Page, PageError, hot_page_path
 
-STAGES: Final = ("feed", "signals", "risk", "exec")
+#: What is read of each stage: counters, or scalars of risk.
+COUNTED: Final[dict[str, tuple[str, ...]]] = {
+    "feed": ("messages", "ticks", "ticks_held_by_pause"),
+    "signals": ("ticks", "signals_new", "signals_cancel", "reports"),
+    "risk": ("ticks", "signals", "approved", "cancels", "reports"),
+    "exec": ("orders_received", "orders_sent", "cancels_sent", "venue_messages", "journal_entries"),
+}
 
 #: Arrays of counters in a page, named by lists in its meta. Of two counters of one name the later one counts.
 _ARRAYS: Final = ("counters", "core")
@@ -90,6 +96,10 @@ class Peer:
         """How much a counter has grown since `begin`; -1 for one that the page does not have."""
         return self._value(name) - self._base.get(name, 0) if name in self._where else -1
 
+    def missing(self) -> list[str]:
+        """What of `COUNTED` the page does not have."""
+        return [name for name in COUNTED[self.name] if name not in self._where]
+
     @property
     def state(self) -> HotState:
         """Of the process; STARTING when there is no page."""
@@ -115,7 +125,7 @@ class Lockstep:
     """Whether feed, signals, risk and exec on `run_dir` have finished; figures of the exchange are arguments."""
 
     def __init__(self, run_dir: Path) -> None:
-        self._peers = {name: Peer(run_dir, name) for name in STAGES}
+        self._peers = {name: Peer(run_dir, name) for name in COUNTED}
         self.waiting = ""  # for what, at the last look; for people
 
     def refresh(self) -> None:
@@ -126,6 +136,9 @@ class Lockstep:
     def begin(self, now_ns: int) -> bool:
         """Count from here on, if all four are there; False if not."""
         for peer in self._peers.values():
+            if peer.joined(now_ns) and (missing := peer.missing()):
+                self.waiting = f"{peer.name} does not show {', '.join(missing)} in its page"
+                return False
             if not peer.joined(now_ns):
                 self.waiting = f"{peer.name} is {peer.state.name}, or not connected to all that it needs"
                 return False
@@ -152,9 +165,9 @@ class Lockstep:
 
     def _decisions(self, messages: int, requests: int) -> Iterator[tuple[Peer, str, int, int]]:
         """(stage, what, how much it has, how much it should have), in the order in which they must be read."""
-        feed, signals, risk, execution = (self._peers[name] for name in STAGES)
+        feed, signals, risk, execution = (self._peers[name] for name in COUNTED)
         yield feed, "messages", feed["messages"], messages
-        ticks = feed["ticks"] - max(0, feed["ticks_held_by_pause"])
+        ticks = feed["ticks"] - feed["ticks_held_by_pause"]
         yield signals, "ticks", signals["ticks"], ticks
         yield risk, "ticks", risk["ticks"], ticks
         yield risk, "signals", risk["signals"], signals["signals_new"] + signals["signals_cancel"]
@@ -164,7 +177,7 @@ class Lockstep:
         yield execution, "requests at the exchange", max(0, sent - requests), 0
 
     def _reports(self, reports: int) -> Iterator[tuple[Peer, str, int, int]]:
-        _, signals, risk, execution = (self._peers[name] for name in STAGES)
+        _, signals, risk, execution = (self._peers[name] for name in COUNTED)
         yield execution, "messages of the exchange", execution["venue_messages"], reports
         journaled = execution["journal_entries"]
         yield signals, "reports", signals["reports"], journaled

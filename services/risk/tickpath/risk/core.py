@@ -31,6 +31,11 @@ def page_fields(config: Config) -> Fields:
     return {"live": (LIVE, (rows,)), "core": ("<i8", (CORE_SIZE,)), "rejects": (REJECT, (N_REJECTS,))}
 
 
+def page_meta() -> dict[str, Any]:
+    """Names of the scalars in ``core``: unlike the counters these are always up to date."""
+    return {"core": [scalar.name.lower() for scalar in Core]}
+
+
 class RiskCore:
     """Limits, state, output; `page` and `side` are the pages of the service."""
 

@@ -19,7 +19,7 @@ from tickpath.common.links import FanoutReceiver, LogReceiver, LogSender, Record
 from tickpath.common.pages import Command, Control, Fields, Page
 from tickpath.common.records import ORDER, RecordKind
 from tickpath.common.stage import Ready, Stage, run_hot
-from tickpath.risk.core import DRAIN_NS, RiskCore, page_fields
+from tickpath.risk.core import DRAIN_NS, RiskCore, page_fields, page_meta
 from tickpath.risk.kernels.risk import apply_reports, apply_ticks, evaluate
 from tickpath.risk.layout import Counter, Hop
 from tickpath.risk.state import Core
@@ -36,6 +36,12 @@ class Risk(Stage):
     def extra_fields(cls, config: Config) -> Fields:
         """See `page_fields`."""
         return page_fields(config)
+
+    @classmethod
+    def extra_meta(cls, config: Config) -> dict[str, Any]:
+        """See `page_meta`."""
+        del config
+        return page_meta()
 
     def __init__(self, config: Config, context: zmq.Context[Any], page: Page, side: Page | None) -> None:
         super().__init__(config, context, page, side)
