@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from enum import IntEnum
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 
 from libs.cli.tests.test_commands import tickpath
 from tickpath.cli.control import System
-from tickpath.cli.profile import ProfileError, find_process, self_samples, split_target
+from tickpath.cli.profile import ProfileError, find_process, run_profile, self_samples, split_target
 from tickpath.cli.runs import RunError
 from tickpath.common.pages import Hot, create_hot_page
 
@@ -94,6 +95,26 @@ def test_a_process_of_a_container_is_found_by_the_number_that_it_has_there(tmp_p
         assert find_process(system, "feed", side=True) == outer.pid
         assert outer.stdin is not None
         outer.stdin.close()
+
+
+@pytest.mark.parametrize(
+    ("work", "said"), [("time.sleep(60)", "was idle all the time"), ("time.sleep(1.5)", "has ended")]
+)
+def test_a_process_without_a_sample_says_why(tmp_path: Path, work: str, said: str) -> None:
+    code = f"import time; print(1, flush=True); {work}"
+    command = [sys.executable, "-c", code, "tickpath.feed.hot"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()
+            while Path(f"/proc/{process.pid}/stat").read_text().split()[2] != "S":
+                time.sleep(0.01)
+            system, out = system_on(tmp_path, process.pid), tmp_path / "graph.svg"
+            with pytest.raises(ProfileError, match=said):
+                run_profile(system, "feed", seconds=3, native=False, out=out, as_json=False, say=print)
+        finally:
+            process.kill()
+    assert not out.exists()
 
 
 MISTAKES = {

@@ -140,6 +140,20 @@ def demo(
 
 
 @app.command()
+def replay(
+    files: Annotated[
+        list[Path], typer.Argument(help="Recorded files: ITCH 5.0 or LOBSTER messages; several play together.")
+    ],
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Run recorded data through the whole chain at full speed: report, P&L, digests of the decisions."""
+    from tickpath.cli.replay import run_replay
+
+    _guarded(lambda: run_replay(config, files, say, as_json=as_json))
+
+
+@app.command()
 def up(
     with_sim: Annotated[
         bool,

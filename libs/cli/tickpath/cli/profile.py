@@ -33,8 +33,9 @@ _PATIENCE_S: Final = 30.0  # for py-spy to begin and to write
 _HOTTEST: Final = 3
 _TITLE: Final = re.compile(r'(<text id="title"[^>]*>)[^<]*(</text>)')
 _SYS_PTRACE: Final = 19  # bit of the capability, see capabilities(7)
+_EXITED: Final = "process exited"
 _DENIED: Final = ("permission denied", "not permitted", "eperm", "eacces")
-_GONE: Final = ("check that the process is running", "no such process", "no such file", "esrch")
+_GONE: Final = ("check that the process is running", "no such process", "no such file", "esrch", _EXITED)
 
 
 class ProfileError(ControlError):
@@ -130,6 +131,8 @@ def run_profile(
     except (OSError, ET.ParseError) as error:
         msg = f"py-spy wrote no flame graph to {path} ({error}); it said: {said}"
         raise ProfileError(msg) from None
+    if _EXITED in said:
+        say(f"{name} (process {pid}) ended while it was sampled")
     hottest = [(function, n / total) for function, n in own.most_common(_HOTTEST)]
     if as_json:
         shares = [{"function": function, "share": round(share, 4)} for function, share in hottest]

@@ -37,8 +37,12 @@ def cache_root() -> Path:
     return Path(root) if root else Path.home() / ".cache" / "tickpath"
 
 
-def kernel_modules() -> dict[str, list[str]]:
-    """Modules that hold kernels, by the folder that they are in; those that others build on come first.
+#: Kernels that only one lane has: part of the module's name, and the lane. The others are of all lanes.
+_OF_LANE = ((".kernels.loop", "shm"), (".cli.fused.", "fused"))
+
+
+def kernel_modules(lane: str) -> dict[str, list[str]]:
+    """Modules that hold kernels of a lane, by the folder that they are in; those that others build on come first.
 
     A folder is the unit of work. The exchange's come last: they need the most of what is compiled before.
     """
@@ -46,6 +50,8 @@ def kernel_modules() -> dict[str, list[str]]:
     for folder in map(Path, tickpath.__path__):
         for path in sorted(folder.rglob("*.py")):
             name = "tickpath." + ".".join(path.relative_to(folder).with_suffix("").parts)
+            if any(part in name and lane != of_lane for part, of_lane in _OF_LANE):
+                continue
             if ".kernels." in name and any(line.startswith(_MARK) for line in path.read_text("utf-8").splitlines()):
                 found.setdefault(name.rpartition(".")[0], []).append(name)
     order = ("common", "risk", "exec", "signals", "feed", "sim")
@@ -62,11 +68,14 @@ def fingerprint(config: Config, base: Path) -> str:
 
     Files of strategies are relative to `base`.
     """
-    digest = hashlib.sha256(f"{sys.version} {version('numba')} {version('numpy')} {_processor()}".encode())
+    digest = hashlib.sha256(
+        f"{config.links.lane} {sys.version} {version('numba')} {version('numpy')} {_processor()}".encode()
+    )
     for folder in sorted(map(Path, tickpath.__path__)):
-        if (folder / "cli").is_dir():
-            continue
         for path in sorted(folder.rglob("*.py")):
+            of = path.relative_to(folder).parts
+            if of[0] == "cli" and of[1] != "fused":  # the command line has no other kernels
+                continue
             digest.update(str(path.relative_to(folder)).encode() + path.read_bytes())
     for strategy in config.signals.strategies:
         digest.update(f"{strategy.path} {strategy.id}".encode())
@@ -98,7 +107,7 @@ def ensure_warm(
     stamp = cache_root() / f"warm_{fingerprint(config, base)}"
     if stamp.exists() and not force:
         return False
-    folders = kernel_modules()
+    folders = kernel_modules(config.links.lane)
     of = sum(map(len, folders.values())) + bool(config.signals.strategies)
     children: list[subprocess.Popen[bytes]] = []
     number = itertools.count(1)

@@ -121,7 +121,8 @@ class Watch:
             sample.services[name] = ServiceSample(hot, counters, hist)
             side = self.page(side_page_path(self._run_dir, name))
             guest = page.meta.get("lane") == "fused" and name != "exec"  # its stage runs in exec's process
-            for kind, pid in (("hot", 0 if guest else hot[Hot.PID]), ("side", int(side["control"][Control.SIDE_PID]) if side else 0)):
+            side_pid = int(side["control"][Control.SIDE_PID]) if side else 0
+            for kind, pid in (("hot", 0 if guest else hot[Hot.PID]), ("side", side_pid)):
                 process = read_process(pid)
                 if process is not None:
                     sample.processes[f"{name}.{kind}"] = process
