@@ -123,14 +123,17 @@ def run_profile(
     pid = find_process(system, service, side=side)
     name = f"{service}.{'side' if side else 'hot'}"
     say(f"{name} (process {pid}) is sampled for {seconds:g} s" + (", and stopped for each sample" if native else ""))
-    said = _sample(pid, name, seconds, path, native=native)
+    draft = path.with_name(f"{path.name}.{os.getpid()}")
     try:
-        graph = _TITLE.sub(rf"\g<1>{name}, {seconds:g} s\g<2>", path.read_text("utf-8"), count=1)
-        path.write_text(graph, "utf-8")
+        said = _sample(pid, name, seconds, draft, native=native)
+        graph = _TITLE.sub(rf"\g<1>{name}, {seconds:g} s\g<2>", draft.read_text("utf-8"), count=1)
         total, own = self_samples(graph)
-    except (OSError, ET.ParseError) as error:
-        msg = f"py-spy wrote no flame graph to {path} ({error}); it said: {said}"
+        path.write_text(graph, "utf-8")
+    except ET.ParseError as error:
+        msg = f"py-spy wrote no flame graph ({error}); it said: {said}"
         raise ProfileError(msg) from None
+    finally:
+        draft.unlink(missing_ok=True)
     if _EXITED in said:
         say(f"{name} (process {pid}) ended while it was sampled")
     hottest = [(function, n / total) for function, n in own.most_common(_HOTTEST)]
@@ -160,7 +163,6 @@ def _sample(pid: int, name: str, seconds: float, path: Path, *, native: bool) ->
         raise ProfileError(msg)
     how = ["--native", "--rate", str(_NATIVE_RATE)] if native else ["--nonblocking", "--rate", str(_RATE)]
     length = str(max(1, round(seconds)))
-    began = time.time()
     spy = subprocess.Popen(
         [command, "record", "--pid", str(pid), "--duration", length, "--output", str(path), *how],
         stdin=subprocess.DEVNULL,
@@ -175,8 +177,7 @@ def _sample(pid: int, name: str, seconds: float, path: Path, *, native: bool) ->
         if spy.poll() is None:
             spy.kill()
             spy.wait()
-    written = path.exists() and path.stat().st_mtime >= began - 1
-    if spy.returncode == 0 and written:
+    if spy.returncode == 0 and path.is_file():
         return said
     raise ProfileError(_complaint(pid, name, said, native=native))
 
