@@ -182,9 +182,7 @@ class Sim(Stage):
         """Heartbeats and time-outs of the order connections; the end of the day."""
         if self._phase:
             self._lockstep.refresh()
-            if self._lockstep.waiting != self._text:
-                self._text = self._lockstep.waiting
-                write_text(self.page, "lockstep", self._text)
+            self._show_waiting(self._lockstep.waiting)
             if self._phase != Phase.JOIN and self._lockstep.over:
                 self.player.stop()
                 self._end_steps()
@@ -224,7 +222,13 @@ class Sim(Stage):
 
     def _end_steps(self) -> None:
         self._phase = Phase.OFF
+        self._show_waiting("")
         self.order_entry.release()
+
+    def _show_waiting(self, text: str) -> None:
+        if text != self._text:
+            self._text = text
+            write_text(self.page, "lockstep", text)
 
     def _figures(self) -> tuple[int, int, int]:
         """Market data messages; requests of exec that arrived; reports to exec."""
