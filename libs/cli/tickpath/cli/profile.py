@@ -22,11 +22,12 @@ from typing import Final
 from tickpath.cli.control import ControlError, System
 from tickpath.cli.runs import RunError
 from tickpath.common.config import SERVICES
-from tickpath.common.pages import Hot, Page, PageError, hot_page_path
+from tickpath.common.pages import Control, Hot, Page, PageError, hot_page_path, side_page_path
 
 #: What can be profiled: each hot process, and with ``.side`` behind the name the process beside it.
 TARGETS: Final = (*SERVICES, "sim")
 
+_FUSED: Final = "tickpath.cli.fused.hot"  # the hot process of all four services in the fused lane
 _RATE: Final = 250  # samples per second
 _NATIVE_RATE: Final = 50  # unwinding a native stack takes milliseconds, during which the process stands still
 _PATIENCE_S: Final = 30.0  # for py-spy to begin and to write
@@ -54,11 +55,12 @@ def split_target(target: str) -> tuple[str, bool]:
 def find_process(system: System, service: str, *, side: bool = False) -> int:
     """Process id, as this process sees it, of the hot or side process of a service. Raises ProfileError.
 
-    The number comes from the hot page, or where that is out of reach (another container) from ``/status``. A
-    container numbers its processes itself, so the number is looked up among all processes that are to be seen.
+    The number comes from the page, or where that is out of reach (another container) from ``/status``. A container
+    numbers its processes itself, so the number is looked up among all processes that are to be seen.
     """
+    modules = {f"tickpath.{service}"} if side else {f"tickpath.{service}.hot", _FUSED}
     try:
-        number = int(Page.open(hot_page_path(system.run_dir, service))["hot"][Hot.PID])
+        number = _number_in_page(system.run_dir, service, side=side)
     except PageError:
         try:
             number = int(system[service].ask("GET", "/status")["pid"])
@@ -68,16 +70,29 @@ def find_process(system: System, service: str, *, side: bool = False) -> int:
                 " demo` starts a system, --run-dir or --config names another one"
             )
             raise ProfileError(msg) from None
-    found = [pid for pid in _visible() if _is_hot(pid, service, number)]
+        if side:  # /status names the hot process, which the side process has started
+            return int(_status_of(_look_up(number, service, {f"tickpath.{service}.hot"}))["PPid"])
+    return _look_up(number, service, modules)
+
+
+def _number_in_page(run_dir: Path, service: str, *, side: bool) -> int:
+    if side:
+        return int(Page.open(side_page_path(run_dir, service))["control"][Control.SIDE_PID])
+    return int(Page.open(hot_page_path(run_dir, service))["hot"][Hot.PID])
+
+
+def _look_up(number: int, service: str, modules: set[str]) -> int:
+    """The one process that runs one of these modules and calls itself `number`. Raises ProfileError."""
+    found = [pid for pid in _visible() if _runs(pid, modules, number)]
     if number in found:  # not in a container, or in the same one
-        found = [number]
+        return number
     if len(found) != 1:
         seen = (
             f"processes {', '.join(map(str, found))} fit" if found else "no such process is to be seen: it has ended"
         )
-        msg = f"the hot process of {service} says that it is {number}, and {seen}"
+        msg = f"the process of {service} says that it is {number}, and {seen}"
         raise ProfileError(msg)
-    return int(_status_of(found[0])["PPid"]) if side else found[0]
+    return found[0]
 
 
 def _visible() -> list[int]:
@@ -92,15 +107,13 @@ def _status_of(pid: int) -> dict[str, str]:
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
-def _is_hot(pid: int, service: str, number: int) -> bool:
-    """Whether this process runs the hot loop of `service` and calls itself `number`."""
+def _runs(pid: int, modules: set[str], number: int) -> bool:
+    """Whether this process runs one of these modules and calls itself `number`."""
     try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        words = Path(f"/proc/{pid}/cmdline").read_text("utf-8", errors="replace").split("\0")
     except OSError:
         return False
-    return f"tickpath.{service}.hot".encode() in words and _status_of(pid).get("NSpid", str(pid)).split()[-1] == str(
-        number
-    )
+    return not modules.isdisjoint(words) and _status_of(pid).get("NSpid", str(pid)).split()[-1] == str(number)
 
 
 def run_profile(
