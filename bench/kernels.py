@@ -637,14 +637,14 @@ def print_table(result: dict[str, Any]) -> None:
         console.print(line, highlight=False)
 
 
-_ROW, _TOP, _LABEL, _BAR, _GAP = 30, 96, 240, 330, 96
+_ROW, _TOP, _LABEL, _BAR, _GAP = 30, 96, 210, 290, 240
 _INK, _SOFT, _LINK, _PART = "#1f2933", "#66727f", "#2f6f9f", "#a9b7c4"
 
 
 def chart(result: dict[str, Any]) -> str:
     """SVG: for each kernel a bar of its ns per record, and one of its share of the chain."""
     stages = result["stages"]
-    width, height = _LABEL + 2 * (_BAR + _GAP), _TOP + _ROW * len(stages) + 56
+    width, height = _LABEL + 2 * _BAR + _GAP + 80, _TOP + _ROW * len(stages) + 56
     most = max(stage["ns_per_record"] for stage in stages) or 1.0
     right = _LABEL + _BAR + _GAP
 
@@ -662,7 +662,7 @@ def chart(result: dict[str, Any]) -> str:
         f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
         text(16, 28, "Cost of each kernel", 18),
         text(16, 50, what, 12, _SOFT),
-        text(_LABEL, 82, "ns per record", 12, _SOFT),
+        text(_LABEL, 82, "ns per record (bar), and how many records", 12, _SOFT),
         text(right, 82, "% of the chain, all messages together", 12, _SOFT),
     ]
     for index, stage in enumerate(stages):
@@ -670,7 +670,7 @@ def chart(result: dict[str, Any]) -> str:
         middle = y + _ROW / 2
         ink = _PART if stage["share"] is None else _LINK
         length = _BAR * stage["ns_per_record"] / most
-        value = f"{stage['ns_per_record']:,.1f}, {stage['records']:,} {stage['unit']}"
+        value = f"{stage['ns_per_record']:,.1f} ns for each of {stage['records']:,} {stage['unit']}"
         parts += [
             text(_LABEL - 12, middle, stage["name"], 13, _INK, "end"),
             bar(_LABEL, y, length, ink),
