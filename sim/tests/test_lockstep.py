@@ -15,11 +15,11 @@ from tickpath.sim.lockstep import Lockstep
 NOW = 5_000_000_000
 COUNTERS = {
     "feed": ("DATAGRAMS", "MESSAGES", "TICKS", "TICKS_HELD_BY_PAUSE"),
-    "signals": ("TICKS", "SIGNALS_NEW", "SIGNALS_CANCEL", "REPORTS"),
+    "signals": ("TICKS", "SIGNALS_NEW", "SIGNALS_CANCEL", "SIGNALS_UNANSWERED", "REPORTS"),
     "risk": ("SIGNALS", "TICKS", "REPORTS"),
     "exec": ("ORDERS_RECEIVED", "ORDERS_SENT", "CANCELS_SENT", "VENUE_MESSAGES", "JOURNAL_ENTRIES"),
 }
-CORE = ("approved", "cancels", "ticks", "reports")
+CORE = ("approved", "cancels", "rejected", "ticks", "reports")
 
 
 class Nothing(IntEnum):
@@ -116,6 +116,18 @@ def test_reports_are_waited_for_in_the_journal_and_at_both_of_its_readers(stages
     assert lockstep.reported(2)
 
 
+def test_a_refusal_is_waited_for_until_the_strategy_can_know_of_it(stages: Stages, lockstep: Lockstep) -> None:
+    """Signals that were approved are known by their reports; the count of those unanswered is not asked for then."""
+    assert lockstep.reported(0)
+    stages.move("risk", rejected=1)
+    assert not lockstep.reported(0)
+    assert lockstep.waiting == "signals has 100 of 0 unanswered signals"
+    stages.move("signals", signals_unanswered=-100)
+    assert lockstep.reported(0)
+    stages.move("signals", signals_unanswered=5)
+    assert lockstep.reported(0)
+
+
 @pytest.mark.parametrize("stage", list(COUNTERS))
 def test_who_is_busy_has_not_finished_whatever_its_counters_say(
     stages: Stages, lockstep: Lockstep, stage: str
@@ -155,7 +167,7 @@ def test_a_page_that_does_not_show_what_is_needed_is_named(stages: Stages) -> No
     page["hot"][:] = stages.pages["risk"]["hot"]
     lockstep = Lockstep(stages.run_dir)
     assert not lockstep.begin(NOW)
-    assert lockstep.waiting == "risk does not show ticks, signals, approved, cancels, reports in its page"
+    assert lockstep.waiting == "risk does not show ticks, signals, approved, cancels, rejected, reports in its page"
 
 
 def test_a_missing_page_is_not_quiet_and_is_found_when_it_comes(stages: Stages) -> None:

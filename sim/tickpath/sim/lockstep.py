@@ -13,9 +13,13 @@ replay, with the exchange's answers in the loop.
 
 Counters only grow, and are compared by how much they grew since the run began. For each stage the order of reading
 matters: first that it has counted all its input, then that it is not ``Hot.BUSY``, then what it has put out. As BUSY
-is set before input is taken and cleared after the output is counted, the last figure is complete. A page whose
-process is not READY means: not finished. A process that is started anew in the middle of a run has lost its share of
-the figures; the run then stands still, and `Lockstep.waiting` says why.
+is set before input is taken and cleared after the output is counted, the last figure is complete.
+
+A strategy learns of a refusal from the acknowledgement of its signal, not from a report. So a step in which risk has
+refused something lasts until signals has no signal unanswered: about two heartbeats of the links.
+
+A page whose process is not READY means: not finished. A process that is started anew in the middle of a run has lost
+its share of the figures; the run then stands still, and `Lockstep.waiting` says why.
 """
 
 from __future__ import annotations
@@ -31,8 +35,8 @@ from tickpath.common.pages import Hot, HotState, Page, PageError, hot_page_path
 #: What is read of each stage: counters, or scalars of risk.
 COUNTED: Final[dict[str, tuple[str, ...]]] = {
     "feed": ("messages", "ticks", "ticks_held_by_pause"),
-    "signals": ("ticks", "signals_new", "signals_cancel", "reports"),
-    "risk": ("ticks", "signals", "approved", "cancels", "reports"),
+    "signals": ("ticks", "signals_new", "signals_cancel", "signals_unanswered", "reports"),
+    "risk": ("ticks", "signals", "approved", "cancels", "rejected", "reports"),
     "exec": ("orders_received", "orders_sent", "cancels_sent", "venue_messages", "journal_entries"),
 }
 
@@ -85,16 +89,17 @@ class Peer:
 
     def begin(self) -> None:
         """Count from here on."""
-        self._base = {name: self._value(name) for name in self._where}
+        self._base = {name: self.now(name) for name in self._where}
         self.restarted = False
 
-    def _value(self, name: str) -> int:
+    def now(self, name: str) -> int:
+        """A figure as it is in the page; for one that does not only grow."""
         array, index = self._where[name]
         return 0 if self._page is None else int(self._page[array][index])
 
     def __getitem__(self, name: str) -> int:
         """How much a counter has grown since `begin`; -1 for one that the page does not have."""
-        return self._value(name) - self._base.get(name, 0) if name in self._where else -1
+        return self.now(name) - self._base.get(name, 0) if name in self._where else -1
 
     def missing(self) -> list[str]:
         """What of `COUNTED` the page does not have."""
@@ -127,6 +132,7 @@ class Lockstep:
     def __init__(self, run_dir: Path) -> None:
         self._peers = {name: Peer(run_dir, name) for name in COUNTED}
         self.waiting = ""  # for what, at the last look; for people
+        self._refused = 0  # by risk, up to the last step
 
     def refresh(self) -> None:
         """Look for new pages; to be called every few milliseconds."""
@@ -144,7 +150,7 @@ class Lockstep:
                 return False
         for peer in self._peers.values():
             peer.begin()
-        self.waiting = ""
+        self.waiting, self._refused = "", 0
         return True
 
     @property
@@ -161,7 +167,10 @@ class Lockstep:
 
     def reported(self, reports: int) -> bool:
         """Whether the `reports` sent to exec since `begin` are journaled, and signals and risk know the journal."""
-        return self._holds(self._reports(reports))
+        known = self._holds(self._reports(reports))
+        if known:
+            self._refused = self._peers["risk"]["rejected"]
+        return known
 
     def _decisions(self, messages: int, requests: int) -> Iterator[tuple[Peer, str, int, int]]:
         """(stage, what, how much it has, how much it should have), in the order in which they must be read."""
@@ -182,6 +191,8 @@ class Lockstep:
         journaled = execution["journal_entries"]
         yield signals, "reports", signals["reports"], journaled
         yield risk, "reports", risk["reports"], journaled
+        if risk["rejected"] > self._refused:
+            yield signals, "unanswered signals", signals.now("signals_unanswered"), 0
 
     def _holds(self, figures: Iterator[tuple[Peer, str, int, int]]) -> bool:
         for peer, what, has, wanted in figures:

@@ -85,6 +85,10 @@ class Signals(Stage):
     def _take_answers(self, now: int) -> None:
         self.sender.serve(now)
         self.engine.acknowledge(self.sender.acked_seq)
+        self._count_unanswered()
+
+    def _count_unanswered(self) -> None:
+        self.counts[Counter.SIGNALS_UNANSWERED] = self.log.next_seq - 1 - self.sender.acked_seq
 
     def _mute(self) -> None:
         self.core.mute(caught_up=self.reports.caught_up)
@@ -102,6 +106,7 @@ class Signals(Stage):
                 self.core.digest(n)
                 self.sender.append(self.out[:n])
                 self.sender.pump(now)
+                self._count_unanswered()
             if done == len(ticks):
                 self.waiting.popleft()
             else:
@@ -120,7 +125,6 @@ class Signals(Stage):
         counts[Counter.TICKS_MISSED_BEFORE_JOINING] = ticks.missed_before_joining
         counts[Counter.FRAMES_BAD] = ticks.errors.total() + self.reports.errors.total() + self.sender.errors.total()
         counts[Counter.SIGNALS_RESENT] = self.sender.resent
-        counts[Counter.SIGNALS_UNANSWERED] = self.log.next_seq - 1 - self.sender.acked_seq
         counts[Counter.REPORT_EPOCHS] = self.reports.epochs
         self._run_strategies()
 
