@@ -68,8 +68,8 @@ class _Bare(Launcher):
         return ("sim",)
 
 
-def _options(seconds: float, speed: float, rate: float) -> DemoOptions:
-    return DemoOptions(seconds, FILES, speed, rate, 1, True, None, 0)
+def _options(seconds: float, speed: float, rate: float, lane: str = "zmq-ipc") -> DemoOptions:
+    return DemoOptions(seconds, FILES, speed, rate, 1, True, None, 0, lane=lane)
 
 
 def _launch(options: DemoOptions, **sections: Any) -> Options:
@@ -78,13 +78,25 @@ def _launch(options: DemoOptions, **sections: Any) -> Options:
 
 
 def run_pipeline(
-    seconds: float, speed: float, rate: float, stop: StopRequest, say: Say
+    seconds: float,
+    speed: float,
+    rate: float,
+    stop: StopRequest,
+    say: Say,
+    lane: str = "zmq-ipc",
+    collect: Callable[[_Run], None] = lambda _: None,
+    **sections: Any,
 ) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
-    """(report, tick-to-order histogram, causes of the orders that were sent)."""
-    options = _options(seconds, speed, rate)
-    with Launcher(_launch(options), say, stop) as system:
+    """(report, tick-to-order histogram, causes of the orders that were sent).
+
+    `sections` of the configuration win; `collect` sees the run before its folder is removed.
+    """
+    options = _options(seconds, speed, rate, lane)
+    with Launcher(_launch(options, **sections), say, stop) as system:
         system.start()
-        evidence = _Run(system, options, Console(stderr=True, force_terminal=False), stop).evidence()
+        run = _Run(system, options, Console(stderr=True, force_terminal=False), stop)
+        evidence = run.evidence()
+        collect(run)
         hist = _tick_to_order(system.run_dir)
         growth = _memory_growth(system.run_dir)
     sends = evidence.journal[evidence.journal["event"] == ExecEvent.SEND]
