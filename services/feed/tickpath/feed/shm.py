@@ -1,0 +1,79 @@
+"""feed's hot process in the shm lane: a compiled loop from the socket into the ring of ticks."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+import zmq
+
+from tickpath.common.clock import now_ns
+from tickpath.common.config import Config
+from tickpath.common.kernels import ring
+from tickpath.common.pages import Command, Fields, Page
+from tickpath.common.records import RecordKind
+from tickpath.common.ring import SPIN_NS, WaitStrategy
+from tickpath.common.rings import Rings
+from tickpath.common.stage import CompiledStage, run_hot
+from tickpath.feed.core import FeedCore, page_fields
+from tickpath.feed.kernels.loop import Reg, loop
+from tickpath.feed.layout import Count, Hop
+
+
+class Feed(CompiledStage):
+    """Receive in batches, decode from the receive buffer, publish each datagram's ticks at once."""
+
+    name = "feed"
+    counters = Count
+    histograms = Hop
+
+    @classmethod
+    def extra_fields(cls, config: Config) -> Fields:
+        """See `page_fields`."""
+        return page_fields(config)
+
+    def __init__(self, config: Config, context: zmq.Context[Any], page: Page, side: Page | None) -> None:
+        super().__init__(config, context, page, side)
+        self.core = FeedCore(config, page, side)
+        self.rings = Rings(config, self.name)
+        self.ticks = self.rings.writer("ticks", RecordKind.TICK)
+        self.words = w = np.zeros(len(Reg) + 1, np.int64)
+        core, strategy = self.core, self.rings.strategy
+        w[Reg.FD] = core.socket.fileno()
+        w[Reg.TICKS], w[Reg.TICK_ROOM] = core.ticks.ctypes.data, len(core.ticks)
+        w[Reg.RING], w[Reg.BELLS] = self.ticks.address, self.rings.bells
+        w[Reg.COUNTERS], w[Reg.HIST] = self.counts.ctypes.data, core.hop.ctypes.data
+        w[Reg.CONTROL], w[Reg.HOT] = core.control.ctypes.data, page["hot"].ctypes.data
+        # It sleeps on its socket and not on a bell: nobody but the exchange has anything for it.
+        spins = {WaitStrategy.SPIN: -1, WaitStrategy.YIELD: -1, WaitStrategy.ADAPTIVE: SPIN_NS}
+        w[Reg.SPIN_NS], w[Reg.YIELD] = spins.get(strategy, 0), strategy is WaitStrategy.YIELD
+
+    def warm_up(self) -> None:
+        """See `FeedCore.warm_up`; then the loop once, with its time already over."""
+        self.core.warm_up()
+        self.run(now_ns())
+
+    def run(self, until_ns: int) -> bool:
+        """See `kernels.loop`."""
+        receiver = self.core.receiver
+        return bool(loop(self.words, self.core.state, receiver.buffer, receiver.messages, receiver.lengths, until_ns))
+
+    def tend(self, now: int) -> None:
+        """The ring's beat."""
+        ring.beat(self.ticks.address, now)
+        self.rings.say(self.page)
+
+    def command(self, what: Command, argument: int, now: int) -> None:
+        """See `FeedCore.command`."""
+        del argument, now
+        self.core.command(what)
+
+    def close(self) -> None:
+        """Close socket and ring."""
+        self.ticks.close()
+        self.core.close()
+
+
+if __name__ == "__main__":
+    sys.exit(run_hot(Feed))
