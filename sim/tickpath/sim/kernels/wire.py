@@ -39,6 +39,8 @@ _CLOCK_MONOTONIC = 1
 _sendto = types.ExternalFunction(
     "sendto", types.intp(types.int32, types.intp, types.uintp, types.int32, types.intp, types.uint32)
 )
+# A loop over bytes costs three times as much for the forty bytes of a message.
+_memcpy = types.ExternalFunction("memcpy", types.intp(types.intp, types.intp, types.intp))
 _clock_gettime = types.ExternalFunction("clock_gettime", types.int32(types.int32, types.intp))
 
 
@@ -68,8 +70,7 @@ def _pack(data, offsets, time_ns, session, plan, buffer, packets):
         if i == first:
             break
         body = start + _HEADER
-        for k in range(length):
-            buffer[body + k] = data[begin + k]
+        _memcpy(buffer.ctypes.data + body, data.ctypes.data + begin, length)
         if shift != 0:
             for k in range(first, i):
                 if offsets[k + 1] - offsets[k] >= 13:
