@@ -69,7 +69,7 @@ class Rings:
         self.bells, self.waiter = self._bells.address, self._waiter.address
 
     def writer(self, link: str, kind: RecordKind, required: str = "", *, log: bool = False) -> RingWriter:
-        """The ring of a link that this service writes; `required`: its reader, a fan-out has none. Raises StartError."""
+        """The ring of a link that this service writes; `required`: its reader, or fan-out. Raises StartError."""
         links = self.config.links
         try:
             return RingWriter(
