@@ -1,6 +1,6 @@
-"""``tickpath replay``: recorded data through the whole chain at full speed, in one process, without sockets or clock.
+"""``tickpath replay``: recorded data through the whole chain at full speed, in one process, no sockets, no clock.
 
-The work is done by `tickpath.cli.fused.replay` in a process of its own, because it needs Numba and this one starts fast.
+The work is done by `tickpath.cli.fused.replay` in a process of its own: it needs Numba, and this one starts fast.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from tickpath.cli.fused.kernels import chain as kernels
 from tickpath.cli.fused.layout import Reg, Why
+from tickpath.common.config import SERVICES
 from tickpath.common.pages import Hot
 from tickpath.common.records import SIGNAL, TICK
 from tickpath.exec.layout import Reg as ExecReg
@@ -33,8 +34,8 @@ def _address(array: npt.NDArray[Any]) -> int:
 class Chain:
     """State of all stages and the words that bind them.
 
-    `signals_hot` and `risk_hot` are ``hot`` of their pages, `feed_hist` the histogram receive → decoded, `controls`
-    maps feed and risk to ``control`` of their side pages. `risk_counters` is int64[risk.layout.Counter].
+    `hots` are ``hot`` of the four pages, `feed_hist` is the histogram receive → decoded, `controls` maps feed and
+    risk to ``control`` of their side pages, `risk_counters` is int64[risk.layout.Counter].
     """
 
     def __init__(
@@ -47,14 +48,12 @@ class Chain:
         feed_hist: Words,
         risk_counters: Words,
         controls: dict[str, Words],
-        signals_hot: Words | None = None,
-        risk_hot: Words | None = None,
+        hots: dict[str, Words] | None = None,
     ) -> None:
         self.feed, self.engine, self.risk, self.orders = feed, engine, risk, orders
         self.ticks = np.zeros(_TICKS, TICK)
         self.signals = np.zeros(max(_SIGNALS, engine.room), SIGNAL)
-        self.signals_hot = np.zeros(len(Hot), np.int64) if signals_hot is None else signals_hot
-        self.risk_hot = np.zeros(len(Hot), np.int64) if risk_hot is None else risk_hot
+        self.hots = hots or {name: np.zeros(len(Hot), np.int64) for name in SERVICES}
         self._kept = (feed_hist, risk_counters, controls)  # the words hold addresses: the arrays must live as long
         self.words: Words = np.zeros(len(Reg), np.int64)
         w = self.words
@@ -65,7 +64,8 @@ class Chain:
         w[Reg.RUN] = engine.module.run_at.address
         w[Reg.MEMORY], w[Reg.MEMORY_BYTES] = _address(engine.memory.bytes), len(engine.memory.bytes)
         w[Reg.SIGNALS_COUNTERS], w[Reg.SIGNALS_HIST] = _address(engine.counters), _address(engine.hist)
-        w[Reg.SIGNALS_HOT], w[Reg.RISK_HOT] = _address(self.signals_hot), _address(self.risk_hot)
+        w[Reg.FEED_HOT], w[Reg.SIGNALS_HOT] = _address(self.hots["feed"]), _address(self.hots["signals"])
+        w[Reg.RISK_HOT], w[Reg.EXEC_HOT] = _address(self.hots["risk"]), _address(self.hots["exec"])
         w[Reg.RISK_COUNTERS], w[Reg.RISK_CORE] = _address(risk_counters), _address(risk.core)
         w[Reg.RISK_CONTROL], w[Reg.FEED_CONTROL] = _address(controls["risk"]), _address(controls["feed"])
         w[Reg.FEED_COUNTERS], w[Reg.FEED_HIST] = _address(feed.counters), _address(feed_hist)

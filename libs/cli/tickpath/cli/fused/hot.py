@@ -42,7 +42,7 @@ from tickpath.exec.layout import Hop as ExecHop
 from tickpath.feed.core import FeedCore
 from tickpath.feed.core import page_fields as feed_fields
 from tickpath.feed.layout import Count, Hop
-from tickpath.risk.core import RiskCore
+from tickpath.risk.core import RiskCore, page_meta
 from tickpath.risk.core import page_fields as risk_fields
 from tickpath.risk.layout import Counter as RiskCounter
 from tickpath.risk.layout import Hop as RiskHop
@@ -59,12 +59,16 @@ _LEAVES: Final = {Why.FLUSH: Leave.FLUSH, Why.SEND: Leave.FLUSH, Why.SESSION: Le
 class _Guest:
     """A service whose stage runs here, without a process of its own: its page, the commands of its side process."""
 
-    def __init__(self, config: Config, name: str, counters: Any, histograms: Any, extra: Fields) -> None:
+    def __init__(
+        self, config: Config, name: str, counters: Any, histograms: Any, extra: Fields, meta: dict[str, Any]
+    ) -> None:
         self.name = name
         timeout_s = config.exec.drain_timeout_ms / 1000 + 2
         self._claim = process.claim(config.run_dir, f"{name}.hot", timeout_s)
         texts = {"error": ("u1", (1024,)), "notes": ("u1", (1024,))}
-        self.page = create_hot_page(config.run_dir, name, counters, histograms, {**texts, **extra}, {"lane": "fused"})
+        self.page = create_hot_page(
+            config.run_dir, name, counters, histograms, {**texts, **extra}, {"lane": "fused", **meta}
+        )
         self.side: Page | None = None
         with contextlib.suppress(PageError):
             self.side = Page.open(side_page_path(config.run_dir, name))
@@ -118,9 +122,9 @@ class Fused(CompiledStage):
         super().__init__(config, context, page, side)
         try:
             self.guests = {
-                "feed": _Guest(config, "feed", Count, Hop, feed_fields(config)),
-                "signals": _Guest(config, "signals", SignalsCounter, SignalsHistogram, {}),
-                "risk": _Guest(config, "risk", RiskCounter, RiskHop, risk_fields(config)),
+                "feed": _Guest(config, "feed", Count, Hop, feed_fields(config), {}),
+                "signals": _Guest(config, "signals", SignalsCounter, SignalsHistogram, {}, {}),
+                "risk": _Guest(config, "risk", RiskCounter, RiskHop, risk_fields(config), page_meta()),
             }
         except process.AlreadyRunningError as error:
             raise StartError(str(error)) from None
@@ -135,7 +139,7 @@ class Fused(CompiledStage):
             self.feed.state, self.signals.engine, self.risk.state, self.exec.orders,
             feed_hist=self.feed.hop, risk_counters=risk.page["counters"],
             controls={"feed": self.feed.control, "risk": self.risk.control},
-            signals_hot=signals.page["hot"], risk_hot=risk.page["hot"],
+            hots={name: guest.page["hot"] for name, guest in self.guests.items()} | {"exec": page["hot"]},
         )  # fmt: skip
         w = self.chain.words
         w[Reg.MARKET_FD] = self.feed.socket.fileno()

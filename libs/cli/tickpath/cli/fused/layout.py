@@ -34,7 +34,9 @@ class Reg(_FromZero):
     MEMORY_BYTES = auto()
     SIGNALS_COUNTERS = auto()
     SIGNALS_HIST = auto()
-    SIGNALS_HOT = auto()  # ``hot`` of the page of signals
+    FEED_HOT = auto()  # ``hot`` of the page of feed
+    SIGNALS_HOT = auto()
+    EXEC_HOT = auto()
     RISK_COUNTERS = auto()
     RISK_HOT = auto()
     RISK_CORE = auto()

@@ -185,7 +185,7 @@ class Replay:
         sim = named(SimCounter, exchange.counters)
         sim["messages_sent"] = len(self.tape)
         risk = named(RiskCounter, self.risk_counters)
-        digests = {"signals": chain.signals_hot, "orders": chain.risk_hot}
+        digests = {"signals": chain.hots["signals"], "orders": chain.hots["risk"]}
         held = chain.risk.live["position_lots"][FIRST_SYMBOL_ROW:]
         return Evidence(
             seconds=self.seconds,

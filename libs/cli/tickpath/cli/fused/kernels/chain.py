@@ -189,6 +189,15 @@ def _decode(w, risk_ctx, feed, buffer, lengths, i, recv_ns, fixed_ns):
 
 
 @inlined
+def _busy(w, flag):
+    """Tell in every page whether input is being worked on: an exchange in lockstep waits for that."""
+    words_at(w[Reg.FEED_HOT], Hot.BUSY + 1)[Hot.BUSY] = flag
+    words_at(w[Reg.SIGNALS_HOT], Hot.BUSY + 1)[Hot.BUSY] = flag
+    words_at(w[Reg.RISK_HOT], Hot.BUSY + 1)[Hot.BUSY] = flag
+    words_at(w[Reg.EXEC_HOT], Hot.BUSY + 1)[Hot.BUSY] = flag
+
+
+@inlined
 def _venue(w, exec_ctx, now_ns):
     """What the venue has said; a `Why`, IDLE when that is dealt with or nothing."""
     got = session.receive(exec_ctx, w[Reg.VENUE_FD], now_ns)
@@ -215,6 +224,7 @@ def live(w, risk_ctx, exec_ctx, feed, buffer, messages, lengths, until_ns):
             w[Reg.DATAGRAM_AT] = i + 1
             _decode(w, risk_ctx, feed, buffer, lengths, i, w[Reg.RECV_NS], 0)
             continue
+        _busy(w, 1)
         n = receive_batch(w[Reg.MARKET_FD], messages, lengths)
         now_ns = monotonic_ns()
         if n > 0:
@@ -234,7 +244,9 @@ def live(w, risk_ctx, exec_ctx, feed, buffer, messages, lengths, until_ns):
             return int64(Why.TIME)
         if n > 0:
             w[Reg.WORKED_NS] = now_ns
-        elif w[Reg.SPIN_NS] < 0 or now_ns - w[Reg.WORKED_NS] < w[Reg.SPIN_NS]:
+            continue
+        _busy(w, 0)
+        if w[Reg.SPIN_NS] < 0 or now_ns - w[Reg.WORKED_NS] < w[Reg.SPIN_NS]:
             if w[Reg.YIELD]:
                 sched_yield()
             else:
