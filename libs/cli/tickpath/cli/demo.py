@@ -169,6 +169,8 @@ class _Run:
                     told = True
                     system.say(f"first tick {_age_s():.1f} s after the command")
                 show(sample)
+                if sample.count("sim", "finished"):  # data that does not begin again is over
+                    break
         self._command("stop")
         seconds = time.monotonic() - began
         self._settle()
