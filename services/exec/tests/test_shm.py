@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +19,8 @@ from tickpath.common.records import REPORT, ExecEvent, OrderState, RecordKind
 from tickpath.common.ring import RingReader
 from tickpath.exec.journal import read_journal
 from tickpath.exec.kernels.loop import Why, Word, loop
-from tickpath.exec.layout import Counter, GatewayState, Reg
+from tickpath.exec.layout import Counter, Gate, GatewayState, Reg
+from tickpath.exec.lifecycle import Refusal
 from tickpath.exec.shm import Exec
 
 
@@ -183,6 +186,40 @@ def test_with_fsync_always_nothing_leaves_before_it_is_on_disk(tmp_path: Path, v
     rig.turn()
     assert rig.acked == 1
     assert events(read_all(rig.risk)) == [ExecEvent.SEND, ExecEvent.ACKNOWLEDGED]
+    rig.close()
+
+
+def test_orders_wait_for_room_in_the_journal_and_are_refused_when_there_is_some(
+    tmp_path: Path, venue: Venue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk: nothing is taken that cannot be journaled, and nothing is sent late."""
+    rig = Rig(tmp_path, venue)
+    rig.connect()
+    rig.stage.orders.journal._spare = None  # as if the disk had been full before the last segment was made
+    rig.stage.ctx[Reg.SPARE_ENTRIES] = 0
+    allocate = os.posix_fallocate
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    number = 0
+    while not rig.stage.words[Word.HELD]:
+        rig.send(*(new_order(n) for n in range(number + 1, number + 51)))
+        number += 50
+        rig.turn()
+    rig.turn()
+    assert len(rig.journal()) == 1024
+    held = rig.stage.page["gateway"][Gate.HELD_ORDERS]
+    assert held == rig.orders.published - rig.acked > 0
+    sent = len(venue.seen)
+    monkeypatch.setattr(os, "posix_fallocate", allocate)
+    rig.until(lambda: rig.acked == rig.orders.published)
+    late = rig.journal()[1024:]
+    refused = late[late["event"] == ExecEvent.NOT_SENT]
+    assert len(refused) == held
+    assert set(refused["reason"].tolist()) == {Refusal.JOURNAL_FULL}
+    assert len(venue.seen) == sent
     rig.close()
 
 

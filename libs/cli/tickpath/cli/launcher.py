@@ -205,6 +205,8 @@ class Launcher:
         else:
             self.run_dir = options.run_dir.absolute()
             self._claim = runs.claim_run_dir(self.run_dir)
+            for ring in self.run_dir.glob("*.ring"):
+                ring.unlink()  # of a launcher that was killed: what is left in it belongs to another run
         too_long = len(os.fsencode(self.run_dir.resolve())) + len(_IPC_NAME) - _IPC_BYTES
         if too_long > 0:
             msg = f"run_dir {self.run_dir} is {too_long} bytes too long for sockets in it; choose a shorter one"
@@ -436,7 +438,7 @@ class Launcher:
         if self._own_run_dir:
             shutil.rmtree(self.run_dir, ignore_errors=True)
             return
-        for pattern in (runs.NOTE, "token", "*.page", "*.lock", "*.want", "*.log", "ticks", *_SOCKETS):
+        for pattern in (runs.NOTE, "token", "*.page", "*.lock", "*.want", "*.log", "*.ring", "bells", "ticks", *_SOCKETS):
             for path in self.run_dir.glob(pattern):
                 with contextlib.suppress(OSError):
                     path.unlink()

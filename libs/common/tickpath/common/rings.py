@@ -149,7 +149,9 @@ class Input:
 
     def _bind(self, reader: RingReader) -> None:
         self._reader = reader
-        self._words[self._at : self._at + 3] = reader.address, reader.slot, reader.next_seq
+        # A log that is shipped through another file now goes on where it was; every other reader knows its place.
+        next_seq = max(self.next_seq, reader.next_seq)
+        self._words[self._at : self._at + 3] = reader.address, reader.slot, next_seq
 
     def waiting(self) -> Records:
         """Of a lossless ring: the records that the loop has not taken, where they are, up to the wrap; read-only."""
