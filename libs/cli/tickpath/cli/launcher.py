@@ -438,13 +438,13 @@ class Launcher:
         if self._own_run_dir:
             shutil.rmtree(self.run_dir, ignore_errors=True)
             return
-        for pattern in (runs.NOTE, "token", "*.page", "*.lock", "*.want", "*.log", "*.ring", "bells", "ticks", *_SOCKETS):
+        for pattern in (runs.NOTE, "token", "bells", "*.page", "*.ring", "*.lock", "*.want", "*.log", *_SOCKETS):
             for path in self.run_dir.glob(pattern):
                 with contextlib.suppress(OSError):
                     path.unlink()
 
 
-_SOCKETS: Final = ("signals", "orders", "reports", "redis.sock")
+_SOCKETS: Final = ("ticks", "signals", "orders", "reports", "redis.sock")
 
 
 def _not_kept(folder: str, names: list[str]) -> list[str]:
