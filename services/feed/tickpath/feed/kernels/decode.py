@@ -32,6 +32,7 @@ from tickpath.common.kernels.book import (
     inlined,
     is_crossed,
 )
+from tickpath.common.kernels.book import inlined as always_inlined
 from tickpath.common.kernels.itch import be16, be64, check_packet
 from tickpath.common.records import NO_PRICE_TICKS, TICK, Side, TickFlag
 from tickpath.feed.layout import Channel, Count, InstrumentFlag
@@ -228,25 +229,9 @@ def _sequence(state, buf, at, count, recv_ns):
     return old
 
 
-@kernel(
-    numba.int64(
-        STATE,
-        numba.uint8[:, ::1],
-        numba.int64[::1],
-        numba.int64,
-        numba.int64,
-        numba.int64,
-        numba.from_dtype(TICK)[::1],
-    ),
-    _nrt=False,
-)
-def decode(state, buffer, lengths, first, end, recv_ns, out):
-    """Take the MoldUDP64 packets `first` to `end` - 1; returns the number of ticks in `out`.
-
-    `buffer` uint8[batch, slot] holds packet i in row i, `lengths` int64[batch] their sizes (negative: cut
-    off). `out` TICK[>= most messages that the packets can hold]: one message makes at most one tick. `recv_ns`: when
-    they were received, CLOCK_MONOTONIC. Every fault is counted and nothing is raised.
-    """
+@always_inlined
+def decode_packets(state, buffer, lengths, first, end, recv_ns, out):
+    """`decode`, for compiled loops: a call would push every array of the state."""
     counters, channel = state.counters, state.channel
     slot = buffer.shape[1]
     flat = buffer.reshape(buffer.size)
@@ -292,3 +277,25 @@ def decode(state, buffer, lengths, first, end, recv_ns, out):
                 n = _tick(state, seq, recv_ns, out, n, halted)
     counters[_C_TICKS] += n
     return n
+
+
+@kernel(
+    numba.int64(
+        STATE,
+        numba.uint8[:, ::1],
+        numba.int64[::1],
+        numba.int64,
+        numba.int64,
+        numba.int64,
+        numba.from_dtype(TICK)[::1],
+    ),
+    _nrt=False,
+)
+def decode(state, buffer, lengths, first, end, recv_ns, out):
+    """Take the MoldUDP64 packets `first` to `end` - 1; returns the number of ticks in `out`.
+
+    `buffer` uint8[batch, slot] holds packet i in row i, `lengths` int64[batch] their sizes (negative: cut
+    off). `out` TICK[>= most messages that the packets can hold]: one message makes at most one tick. `recv_ns`: when
+    they were received, CLOCK_MONOTONIC. Every fault is counted and nothing is raised.
+    """
+    return decode_packets(state, buffer, lengths, first, end, recv_ns, out)

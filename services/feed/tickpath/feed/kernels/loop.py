@@ -18,7 +18,7 @@ from tickpath.common.kernels.ring import publish
 from tickpath.common.kernels.waiting import cpu_pause, monotonic_ns, sched_yield, wait_fds
 from tickpath.common.pages import Control, Hot
 from tickpath.common.records import TICK
-from tickpath.feed.kernels.decode import STATE, decode
+from tickpath.feed.kernels.decode import STATE, decode_packets
 from tickpath.feed.layout import Count
 
 
@@ -48,7 +48,7 @@ _TICK_BYTES: Final = TICK.itemsize
 def _publish(w, state, buffer, lengths, i):
     """Decode datagram `i` and publish all of its ticks in one step: readers see whole datagrams."""
     ticks = ticks_at(w[Reg.TICKS], w[Reg.TICK_ROOM])
-    n = decode(state, buffer, lengths, i, i + 1, w[Reg.RECV_NS], ticks)
+    n = decode_packets(state, buffer, lengths, i, i + 1, w[Reg.RECV_NS], ticks)
     if n == 0:
         return
     if words_at(w[Reg.CONTROL], Control.PAUSED + 1)[Control.PAUSED]:

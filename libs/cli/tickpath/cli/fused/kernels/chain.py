@@ -34,7 +34,7 @@ from tickpath.common.records import ORDER, REPORT, SIGNAL, TICK
 from tickpath.exec.kernels import session
 from tickpath.exec.kernels.ouch import accept
 from tickpath.exec.layout import Reg as ExecReg
-from tickpath.feed.kernels.decode import STATE, decode
+from tickpath.feed.kernels.decode import STATE, decode_packets
 from tickpath.feed.layout import Count
 from tickpath.risk.kernels.risk import apply_reports as risk_reports
 from tickpath.risk.kernels.risk import apply_ticks, evaluate
@@ -173,7 +173,7 @@ def advance(w, risk_ctx, exec_ctx, fixed_ns):
 def _decode(w, risk_ctx, feed, buffer, lengths, i, recv_ns, fixed_ns):
     """Ticks of one datagram, which then wait for the strategies; the marks of risk follow at once."""
     ticks = ticks_at(w[Reg.TICKS], w[Reg.TICK_ROOM])
-    n = decode(feed, buffer, lengths, i, i + 1, recv_ns, ticks)
+    n = decode_packets(feed, buffer, lengths, i, i + 1, recv_ns, ticks)
     if n == 0:
         return
     if words_at(w[Reg.FEED_CONTROL], Control.PAUSED + 1)[Control.PAUSED]:
@@ -233,17 +233,16 @@ def live(w, risk_ctx, exec_ctx, feed, buffer, messages, lengths, until_ns):
             w[Reg.DATAGRAM_END] = n
             w[Reg.BATCHES] += 1
         # Under load the venue is listened to between batches now and then; else whenever there is nothing to do.
+        before = exec_ctx[ExecReg.HEARD_NS]
         if w[Reg.VENUE_FD] >= 0 and (n <= 0 or w[Reg.BATCHES] & 7 == 0):
-            before = exec_ctx[ExecReg.HEARD_NS]
             why = _venue(w, exec_ctx, now_ns)
             if why != Why.IDLE:
                 return why
-            if exec_ctx[ExecReg.HEARD_NS] != before:
-                continue
         if now_ns >= until_ns:
             return int64(Why.TIME)
         if n > 0:
             w[Reg.WORKED_NS] = now_ns
+        if n > 0 or exec_ctx[ExecReg.HEARD_NS] != before:
             continue
         _busy(w, 0)
         if w[Reg.SPIN_NS] < 0 or now_ns - w[Reg.WORKED_NS] < w[Reg.SPIN_NS]:
@@ -265,13 +264,17 @@ def replay(w, risk_ctx, exec_ctx, feed, exchange):
     """
     desk = exchange.desk
     while True:
-        now_ns = exchange.exchange.state[EXCH_NS]
+        now_ns = max(1, exchange.exchange.state[EXCH_NS])
         why = advance(w, risk_ctx, exec_ctx, now_ns)
         if why != Why.IDLE:
             return why
         if exec_ctx[ExecReg.SEND_TAIL] > 0:
-            take_orders(exchange, exec_ctx[ExecReg.SEND], exec_ctx[ExecReg.SEND_TAIL], now_ns)
-            exec_ctx[ExecReg.SEND_TAIL] = 0
+            size = exec_ctx[ExecReg.SEND_TAIL]
+            done = take_orders(exchange, exec_ctx[ExecReg.SEND], size, now_ns)
+            send = bytes_at(exec_ctx[ExecReg.SEND], size)
+            for i in range(size - done):  # no room for more answers until these are taken
+                send[i] = send[done + i]
+            exec_ctx[ExecReg.SEND_TAIL] = size - done
         if desk.words[N_BYTES] > 0:
             if exec_ctx[ExecReg.FILLED] == 0:
                 exec_ctx[ExecReg.FILLED] = desk.words[N_BYTES]
@@ -285,5 +288,5 @@ def replay(w, risk_ctx, exec_ctx, feed, exchange):
         n = next_datagram(exchange)
         if n <= 0:
             return int64(Why.END) if n == 0 else int64(Why.ROOM)
-        now_ns = exchange.exchange.state[EXCH_NS]
+        now_ns = max(1, exchange.exchange.state[EXCH_NS])
         _decode(w, risk_ctx, feed, exchange.datagram, exchange.lengths, 0, now_ns, now_ns)
