@@ -18,7 +18,7 @@ from typing import Any, Final
 import numpy as np
 
 from tickpath.cli.fused.chain import Chain
-from tickpath.cli.fused.kernels import chain as kernels
+from tickpath.cli.fused.kernels.replay import replay
 from tickpath.cli.fused.layout import Why
 from tickpath.cli.report import Evidence, find_problems, make_report
 from tickpath.common import histogram
@@ -149,9 +149,7 @@ class Replay:
     def _play(self) -> None:
         chain = self.chain
         while True:
-            why = Why(
-                kernels.replay(chain.words, chain.risk.context, chain.orders.ctx, chain.feed, self.exchange.replay)
-            )
+            why = Why(replay(chain.words, chain.risk.context, chain.orders.ctx, chain.feed, self.exchange.replay))
             if why is Why.END:
                 return
             if not chain.settle(why, self._now()):

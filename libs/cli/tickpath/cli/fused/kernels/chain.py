@@ -43,11 +43,8 @@ from tickpath.risk.state import Core
 from tickpath.signals.kernels.core import apply_reports as signals_reports
 from tickpath.signals.layout import Counter as SignalsCounter
 from tickpath.signals.layout import Word
-from tickpath.sim.kernels.entry import N_BYTES, N_REPORTS
-from tickpath.sim.kernels.matching import EXCH_NS
-from tickpath.sim.kernels.offline import REPLAY, next_datagram, take_orders
 
-_WORDS: Final = numba.int64[::1]
+WORDS: Final = numba.int64[::1]  # a block of words: of `Reg`, of risk, of exec
 _SIGNAL_MASK: Final = words_mask(SIGNAL)
 _ORDER_MASK: Final = words_mask(ORDER)
 _TICK_BYTES: Final = TICK.itemsize
@@ -138,7 +135,7 @@ def _report(w, risk_ctx, exec_ctx, now_ns):
     return True
 
 
-@kernel(int64(_WORDS, _WORDS, _WORDS, int64))
+@kernel(int64(WORDS, WORDS, WORDS, int64))
 def advance(w, risk_ctx, exec_ctx, fixed_ns):
     """Do all that waits behind the decoder, down to the bytes in the send buffer; returns a `Why`, IDLE when through.
 
@@ -170,7 +167,7 @@ def advance(w, risk_ctx, exec_ctx, fixed_ns):
 
 
 @inlined
-def _decode(w, risk_ctx, feed, buffer, lengths, i, recv_ns, fixed_ns):
+def take_datagram(w, risk_ctx, feed, buffer, lengths, i, recv_ns, fixed_ns):
     """Ticks of one datagram, which then wait for the strategies; the marks of risk follow at once."""
     ticks = ticks_at(w[Reg.TICKS], w[Reg.TICK_ROOM])
     n = decode_packets(feed, buffer, lengths, i, i + 1, recv_ns, ticks)
@@ -208,7 +205,7 @@ def _venue(w, exec_ctx, now_ns):
     return int64(Why.IDLE)
 
 
-@kernel(int64(_WORDS, _WORDS, _WORDS, STATE, numba.uint8[:, ::1], MESSAGES, numba.int64[::1], int64))
+@kernel(int64(WORDS, WORDS, WORDS, STATE, numba.uint8[:, ::1], MESSAGES, numba.int64[::1], int64))
 def live(w, risk_ctx, exec_ctx, feed, buffer, messages, lengths, until_ns):
     """From the market data socket to the venue's socket, until something needs Python; returns a `Why`.
 
@@ -222,7 +219,7 @@ def live(w, risk_ctx, exec_ctx, feed, buffer, messages, lengths, until_ns):
         if w[Reg.DATAGRAM_AT] < w[Reg.DATAGRAM_END]:
             i = w[Reg.DATAGRAM_AT]
             w[Reg.DATAGRAM_AT] = i + 1
-            _decode(w, risk_ctx, feed, buffer, lengths, i, w[Reg.RECV_NS], 0)
+            take_datagram(w, risk_ctx, feed, buffer, lengths, i, w[Reg.RECV_NS], 0)
             continue
         _busy(w, 1)
         n = receive_batch(w[Reg.MARKET_FD], messages, lengths)
@@ -254,39 +251,3 @@ def live(w, risk_ctx, exec_ctx, feed, buffer, messages, lengths, until_ns):
             w[Reg.SLEEPS] += 1
             if wait_fds(w[Reg.MARKET_FD], w[Reg.VENUE_FD], until_ns - now_ns) == 0:
                 return int64(Why.IDLE)
-
-
-@kernel(int64(_WORDS, _WORDS, _WORDS, STATE, REPLAY))
-def replay(w, risk_ctx, exec_ctx, feed, exchange):
-    """The whole tape against the offline exchange, in the exchange's time; returns a `Why`, END at its end.
-
-    The steps are those of the exchange's lockstep: a datagram, the orders that it causes, the reports of both.
-    """
-    desk = exchange.desk
-    while True:
-        now_ns = max(1, exchange.exchange.state[EXCH_NS])
-        why = advance(w, risk_ctx, exec_ctx, now_ns)
-        if why != Why.IDLE:
-            return why
-        if exec_ctx[ExecReg.SEND_TAIL] > 0:
-            size = exec_ctx[ExecReg.SEND_TAIL]
-            done = take_orders(exchange, exec_ctx[ExecReg.SEND], size, now_ns)
-            send = bytes_at(exec_ctx[ExecReg.SEND], size)
-            for i in range(size - done):  # no room for more answers until these are taken
-                send[i] = send[done + i]
-            exec_ctx[ExecReg.SEND_TAIL] = size - done
-        if desk.words[N_BYTES] > 0:
-            if exec_ctx[ExecReg.FILLED] == 0:
-                exec_ctx[ExecReg.FILLED] = desk.words[N_BYTES]
-            got = session.apply_received(exec_ctx, now_ns)
-            if exec_ctx[ExecReg.FILLED] == 0:
-                desk.words[N_BYTES] = 0
-                desk.words[N_REPORTS] = 0
-            if got == session.Leave.SESSION:
-                return int64(Why.SESSION)
-            continue
-        n = next_datagram(exchange)
-        if n <= 0:
-            return int64(Why.END) if n == 0 else int64(Why.ROOM)
-        now_ns = max(1, exchange.exchange.state[EXCH_NS])
-        _decode(w, risk_ctx, feed, exchange.datagram, exchange.lengths, 0, now_ns, now_ns)
