@@ -1,6 +1,6 @@
 """Run while the images are built: compiles the kernels of one service into the folder that TICKPATH_CACHE names.
 
-usage: compile.py SERVICE      SERVICE signals: with the strategies that the configuration names (TICKPATH_CONFIG)
+usage: compile.py SERVICE      of every lane; where strategies run, those of the configuration too (TICKPATH_CONFIG)
 """
 
 import importlib
@@ -13,7 +13,9 @@ for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
     if not module.name.endswith(".__main__"):
         importlib.import_module(module.name)  # kernels are compiled when their module is imported
 
-if service == "signals":
+if service == "exec":
+    importlib.import_module("tickpath.cli.fused.hot")  # in the lane fused it runs the loop of all services
+if service in ("signals", "exec"):
     from tickpath.common.config import load_config
     from tickpath.signals.engine import Running, compile_strategies
     from tickpath.signals.strategy import load_strategy

@@ -10,6 +10,7 @@ venv=/opt/tickpath/venv
 cache=/tmp/tickpath-cache # where start.sh puts it: the place of a source is part of how its machine code is found
 
 "$venv/bin/python" -m pip --quiet --disable-pip-version-check install --no-cache-dir --no-index --no-deps "$2"/*.whl
+rm -f "$venv/bin/tickpath" # of exec: the command line runs on the host, what it depends on is not here
 
 if [ -n "${KERNEL_CPU:-}" ]; then
     printf 'NUMBA_CPU_NAME=%s\nNUMBA_CPU_FEATURES=\nexport NUMBA_CPU_NAME NUMBA_CPU_FEATURES\n' "$KERNEL_CPU"

@@ -103,8 +103,8 @@ def make_app(service: Service) -> FastAPI:
 
     @app.get("/healthz", tags=["health"])
     def healthz(response: Response) -> dict[str, Any]:
-        """200 while the process is alive and its hot loop turns; never asks anybody else."""
-        fault = why_unhealthy(service.page())
+        """200 while the process is alive and the hot loop that it has started turns; never asks anybody else."""
+        fault = service.why_unhealthy()
         if fault:
             response.status_code = status.HTTP_503_SERVICE_UNAVAILABLE
         return {"service": service.name, "healthy": fault is None, "why": fault}

@@ -103,6 +103,14 @@ class Service:
                 self._page, self._page_inode = Page.open(path), inode
         return self._page
 
+    def why_unhealthy(self) -> str | None:
+        """Why /healthz says no, None if it does not.
+
+        A service whose loop is in the process of another one answers for its side process alone: starting that
+        again would mend nothing, and who is to start behind it must not wait for what only he can start.
+        """
+        return why_unhealthy(self.page()) if self._hot_module() else None
+
     def why_not_ready(self) -> list[str]:
         """All reasons why /readyz says no."""
         page = self.page()
