@@ -33,6 +33,7 @@ from tickpath.common.records import format_cl_ord_id, pack_cl_ord_id
 _SLOT_BYTES = 2048
 _DONTWAIT_NOSIGNAL = 0x40 | 0x4000
 _END_OF_SESSION = 0xFFFF
+ENTER_BYTES = 50  # an Enter Order in its packet
 
 _send = types.ExternalFunction("send", types.intp(types.int32, types.intp, types.uintp, types.int32))
 _recv = types.ExternalFunction("recv", types.intp(types.int32, types.intp, types.uintp, types.int32))
@@ -45,7 +46,7 @@ _recv = types.ExternalFunction("recv", types.intp(types.int32, types.intp, types
     )
 )  # fmt: skip
 def echo(market, venue, buffer, messages, lengths, causes, orders, state, spin_ns, until_ns, scratch):
-    """Until `until_ns`; state[0]: next cause, state[1]: datagrams, state[2]: bytes of the venue. -1: it is gone."""
+    """Until `until_ns`; state[0]: next cause, state[1]: datagrams with messages, state[2]: bytes of the venue. -1: it is gone."""
     worked_ns = monotonic_ns()
     flat = buffer.reshape(buffer.size)
     while True:
@@ -55,6 +56,8 @@ def echo(market, venue, buffer, messages, lengths, causes, orders, state, spin_n
             count = be16(flat, at + 18)
             if count == _END_OF_SESSION:
                 continue
+            if count:
+                state[1] += 1
             first = be64(flat, at + 10)
             past = first + count
             while state[0] < len(causes) and causes[state[0]] < past:
@@ -63,7 +66,6 @@ def echo(market, venue, buffer, messages, lengths, causes, orders, state, spin_n
                 state[0] += 1
         now = monotonic_ns()
         if n > 0:
-            state[1] += n
             worked_ns = now
             continue
         got = _recv(int32(venue), scratch.ctypes.data, len(scratch), 0x40)
@@ -96,7 +98,7 @@ def main() -> None:
             capacity="P", iso="N", cross_type="N", cl_ord_id=cl_ord_id,
         )  # fmt: skip
         packets.append(soupbintcp.packet(ord("U"), message))
-    orders = np.frombuffer(b"".join(packets), np.uint8).reshape(len(causes), -1).copy()
+    orders = np.frombuffer(b"".join(packets), np.uint8).reshape(len(causes), ENTER_BYTES).copy()
     market, _ = udp.open_udp_socket("127.0.0.1", int(market_data_port), 32 << 20)
     receiver = DatagramReceiver(market.fileno(), 64, _SLOT_BYTES)
     venue = socket.create_connection(("127.0.0.1", int(order_port)))
