@@ -46,7 +46,7 @@ _recv = types.ExternalFunction("recv", types.intp(types.int32, types.intp, types
     )
 )  # fmt: skip
 def echo(market, venue, buffer, messages, lengths, causes, orders, state, spin_ns, until_ns, scratch):
-    """Until `until_ns`; state[0]: next cause, state[1]: datagrams with messages, state[2]: bytes of the venue. -1: it is gone."""
+    """Until `until_ns`; -1 when the venue is gone. `state`: next cause, datagrams with messages, bytes received."""
     worked_ns = monotonic_ns()
     flat = buffer.reshape(buffer.size)
     while True:
