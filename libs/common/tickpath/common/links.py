@@ -19,7 +19,7 @@ import os
 from collections import Counter, deque
 from collections.abc import Container, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 import numpy as np
@@ -36,6 +36,7 @@ from tickpath.common.records import DTYPES, SCHEMA_VERSION, RecordKind
 Records = npt.NDArray[np.void]
 Address = tuple[str, str]  # of the data, of the WANT socket
 
+FRAMES_BEHIND: Final = 32  # frames that a stage takes in one turn when it is behind
 _FRAMES_PER_TURN = 64  # most frames that one call of receive() takes, so that no input starves another
 _ENVELOPE_BYTES = 1024  # of a frame beyond its records, more than enough
 _HELD_FRAMES = 4096  # most live frames kept back while a gap is being repaired
@@ -316,24 +317,25 @@ class FanoutReceiver:
         """Whether the producer was heard within ten heartbeats and nothing is missing."""
         return self._epoch > 0 and now_ns - self._last_heard_ns < 10 * self._config.heartbeat_ms * 1_000_000
 
-    def receive(self, now_ns: int, ready: Container[Any] | None = None) -> list[Records]:
+    def receive(self, now_ns: int, ready: Container[Any] | None = None, *, most: int = 1) -> list[Records]:
         """Batches of records, in order and each record once; views that stay valid.
 
-        One frame from each of the sockets; the next poll tells of more. `ready`: those that a poll found readable;
-        None tries both.
+        At most `most` frames from each of the sockets: one for whoever waits for each tick, more for whoever is
+        behind. `ready`: sockets that a poll found readable; None tries both.
         """
         out: list[Records] = []
         for socket, inbox, live in self._inboxes:
             if ready is not None and socket not in ready:
                 continue
-            if (payload := inbox.take()) is None:
-                continue
-            try:
-                envelope, records = frames.decode(payload, self._kind)
-            except FrameError as error:
-                self.errors[error.reason] += 1
-                continue
-            self._take(envelope, records, now_ns, live, out)
+            for _ in range(most):
+                if (payload := inbox.take()) is None:
+                    break
+                try:
+                    envelope, records = frames.decode(payload, self._kind)
+                except FrameError as error:
+                    self.errors[error.reason] += 1
+                    continue
+                self._take(envelope, records, now_ns, live, out)
         return out
 
     def _take(self, envelope: Envelope, records: Records, now_ns: int, live: bool, out: list[Records]) -> None:

@@ -42,6 +42,7 @@ from tickpath.common.pages import (
 from tickpath.common.process import EXIT_USAGE, StartError
 
 _TEND_NS = 25_000_000  # links are tended this often while busy, and whenever nothing came for `process.poll_ms`
+_BEHIND_NS = 20_000  # a turn that begins so soon after the last one had not to wait for its input
 _CONNECTED_NS = 1_000_000_000
 _NOTE_NS = 5_000_000  # pauses are attributed with this precision while busy; a reading costs 3 µs
 
@@ -66,6 +67,7 @@ class Stage:
         self.counts = page["counters"]
         self.hist = page["hist"]
         self.epoch = int(page["hot"][Hot.EPOCH])
+        self.behind = False  # input was there already when the last turn ended
 
     @classmethod
     def extra_fields(cls, config: Config) -> Fields:
@@ -145,6 +147,7 @@ class _Polled:
         self._hot = stage.page["hot"]
         self._poll_ms = stage.config.process.poll_ms
         self._again = False
+        self._left_ns = 0  # when the last turn ended
 
     def run(self, until_ns: int) -> bool:
         """One turn; True when an input was ready."""
@@ -156,7 +159,10 @@ class _Polled:
             else ()
         )
         self._hot[Hot.BUSY] = 1
-        self._again = self._stage.turn(now_ns(), ready)
+        now = now_ns()
+        self._stage.behind = now - self._left_ns < _BEHIND_NS
+        self._again = self._stage.turn(now, ready)
+        self._left_ns = now_ns()
         return bool(ready)
 
 

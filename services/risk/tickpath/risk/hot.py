@@ -15,7 +15,7 @@ import zmq
 
 from tickpath.common.clock import now_ns
 from tickpath.common.config import Config
-from tickpath.common.links import FanoutReceiver, LogReceiver, LogSender, Records, RingLog
+from tickpath.common.links import FRAMES_BEHIND, FanoutReceiver, LogReceiver, LogSender, Records, RingLog
 from tickpath.common.pages import Command, Control, Fields, Page
 from tickpath.common.records import ORDER, RecordKind
 from tickpath.common.stage import Ready, Stage, run_hot
@@ -80,7 +80,7 @@ class Risk(Stage):
         if self.reports.socket in ready:
             self._take_reports(now)
         if self.ticks.sub in ready or self.ticks.want in ready:
-            self._take_marks(self.ticks.receive(now, ready))
+            self._take_marks(self.ticks.receive(now, ready, most=FRAMES_BEHIND if self.behind else 1))
         # While signals wait here, more of them wait in the link.
         if not self.waiting and self.signals.socket in ready:
             self._take_signals(now)

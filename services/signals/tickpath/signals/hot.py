@@ -11,7 +11,7 @@ import zmq
 
 from tickpath.common.clock import now_ns
 from tickpath.common.config import Config
-from tickpath.common.links import FanoutReceiver, LogReceiver, LogSender, Records, RingLog
+from tickpath.common.links import FRAMES_BEHIND, FanoutReceiver, LogReceiver, LogSender, Records, RingLog
 from tickpath.common.pages import Control, Page
 from tickpath.common.process import StartError
 from tickpath.common.records import SIGNAL, RecordKind
@@ -62,7 +62,7 @@ class Signals(Stage):
             self._take_answers(now)
         # While ticks wait here, more of them wait in the link, or are dropped there and repaired from feed's ring.
         if not self.waiting and (self.ticks.sub in ready or self.ticks.want in ready):
-            self.waiting.extend(self.ticks.receive(now, ready))
+            self.waiting.extend(self.ticks.receive(now, ready, most=FRAMES_BEHIND if self.behind else 1))
         if self.core.control[Control.PAUSED] != self.core.paused:
             self._mute()
         self._run_strategies()
