@@ -18,7 +18,7 @@ from tickpath.risk.kernels.risk import apply_reports, apply_ticks, cancel_halted
 from tickpath.risk.layout import N_REJECTS, Counter, Hop
 from tickpath.risk.limits import FIRST_SYMBOL_ROW, Limits, TradingState, new_rows
 from tickpath.risk.reasons import Reason
-from tickpath.risk.state import CORE_REASONS, CORE_SIZE, LIVE, REJECT, Core, RiskState
+from tickpath.risk.state import CORE_REASONS, CORE_SIZE, LIVE, REJECT, At, Core, RiskState
 
 _DIGESTED: Final = words_mask(ORDER)
 DRAIN_NS: Final = 2_000_000_000  # how long a stopping process waits for exec to acknowledge
@@ -79,6 +79,13 @@ class RiskCore:
         fold(0, self.out_words, 0, _DIGESTED)
         self.out[:] = np.zeros(1, dtype=ORDER)  # touch every page of it
         self.take_limits()
+
+    def follow(self, side: Page) -> None:
+        """Take limits, commands and the lease from this page of a side process from now on."""
+        self.control, self.shared_limits = side["control"], side["limits"]
+        self.state.control = self.control
+        self.state.context[At.CONTROL] = self.control.ctypes.data
+        self.state.core[Core.LIMITS_VERSION] = -1
 
     def take_limits(self) -> bool:
         """Copy the limits when the side process changed them; what it is writing just now waits for the next look.

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
+import time
 from typing import Any, Final
 
 import zmq
@@ -52,7 +54,8 @@ from tickpath.signals.layout import Counter as SignalsCounter
 from tickpath.signals.layout import Histogram as SignalsHistogram
 
 _SPIN_NS: Final = 5_000
-_OWN_WORDS: Final = (Hot.DIGEST, Hot.DIGESTED, Hot.COMMAND_SEEN)  # of a page that only mirrors the process
+_STUCK_S: Final = 0.001  # between two tries to get room in the journal
+_OWN_WORDS: Final = (Hot.DIGEST, Hot.DIGESTED, Hot.COMMAND_SEEN, Hot.BUSY)  # of a page that mirrors the process
 _LEAVES: Final = {Why.FLUSH: Leave.FLUSH, Why.SEND: Leave.FLUSH, Why.SESSION: Leave.SESSION, Why.QUERY: Leave.QUERY}
 
 
@@ -70,9 +73,20 @@ class _Guest:
             config.run_dir, name, counters, histograms, {**texts, **extra}, {"lane": "fused", **meta}
         )
         self.side: Page | None = None
-        with contextlib.suppress(PageError):
-            self.side = Page.open(side_page_path(config.run_dir, name))
-        self._seen = int(self.side["control"][Control.COMMAND_SEQ]) if self.side is not None else 0
+        self._side_path = side_page_path(config.run_dir, name)
+        self._side_inode = self._seen = 0
+        self.find_side()
+
+    def find_side(self) -> bool:
+        """Open the page of a side process that was not there before or is another one now; True when it was."""
+        with contextlib.suppress(OSError, PageError):
+            inode = self._side_path.stat().st_ino  # not given to another file while we have this one mapped
+            if inode != self._side_inode:
+                self.side = Page.open(self._side_path)
+                self._side_inode = inode
+                self._seen = int(self.side["control"][Control.COMMAND_SEQ])
+                return True
+        return False
 
     def mirror(self, hot: Any) -> None:
         """The process is the same: state, turns, memory and pauses stand in every page."""
@@ -145,6 +159,7 @@ class Fused(CompiledStage):
         w[Reg.MARKET_FD] = self.feed.socket.fileno()
         w[Reg.HOLD_SENDING] = config.exec.journal_fsync == "always"
         self._choose_wait(config, w)
+        self._held = False  # orders of risk wait for room in the journal
         self._deadline_ns = 0
 
     def _choose_wait(self, config: Config, w: Any) -> None:
@@ -170,11 +185,18 @@ class Fused(CompiledStage):
         """The loop, until `until_ns` or idle; what it leaves to Python is done in between."""
         worked = False
         while True:
+            if self._held and not self._submit_late(now_ns()):
+                self.exec.gateway.receive(now_ns())  # its heartbeats
+                time.sleep(_STUCK_S)
+                return worked
             why = self._live(until_ns)
             if why in (Why.IDLE, Why.TIME):
                 return worked or why is Why.TIME
             worked = True
-            self._settle(why, now_ns())
+            now = now_ns()
+            self._settle(why, now)
+            if now >= until_ns:
+                return True
 
     def _live(self, until_ns: int) -> Why:
         chain, receiver = self.chain, self.feed.receiver
@@ -193,9 +215,23 @@ class Fused(CompiledStage):
             self.exec.orders.publish()  # on disk, where that is asked for, before the bytes leave
             self.exec.gateway.resume(_LEAVES[why], now)
         elif not self.chain.settle(why, now):
-            # No room in the journal: new orders are refused until there is some; the venue's messages wait.
-            self.exec.gateway.tend(now)
-            self.chain.settle(why, now)
+            self._held = True  # no room in the journal
+
+    def _submit_late(self, now: int) -> bool:
+        """Orders that have waited for room in the journal: of those, new ones are refused. False while there is none.
+
+        Everything behind them waits too: a tick that comes meanwhile is old when there is room.
+        """
+        w = self.chain.words
+        waiting = self.risk.out[w[Reg.ORDER_AT] : w[Reg.ORDER_END]]
+        w[Reg.ORDER_AT] += self.exec.gateway.submit(waiting, now, late=True)
+        self._held = bool(w[Reg.ORDER_AT] < w[Reg.ORDER_END])
+        return not self._held
+
+    def _show(self) -> None:
+        w = self.chain.words
+        self.exec.show(held=int(w[Reg.ORDER_END] - w[Reg.ORDER_AT]) if self._held else 0, unacked=0)
+        self._mirror()
 
     def _take_limits(self, now: int) -> None:
         if self.risk.take_limits():
@@ -224,13 +260,14 @@ class Fused(CompiledStage):
         for guest in self.guests.values():
             self._command(guest, now)
         self.risk.count()
-        self.exec.show(held=0, unacked=0)
-        self._mirror()
+        self._show()
 
     def _command(self, guest: _Guest, now: int) -> None:
         what = guest.command()
         if what is Command.NONE:
             return
+        if what is Command.DRAIN and not self._deadline_ns:
+            signal.raise_signal(signal.SIGTERM)  # they share a process: where one drains, all do
         if guest.name == "feed":
             self.feed.command(what)
         elif guest.name == "risk" and what is Command.CANCEL_ALL:
@@ -247,9 +284,25 @@ class Fused(CompiledStage):
             guest.mirror(self.page["hot"])
 
     def connected(self, now: int) -> bool:
-        """Whether the venue takes orders."""
+        """Whether the venue takes orders. Asked every second: time to look for new side processes."""
         del now
+        for guest in self.guests.values():
+            if guest.find_side():
+                self._follow_side(guest)
         return self.exec.gateway.state == GatewayState.READY
+
+    def _follow_side(self, guest: _Guest) -> None:
+        """Obey the side process that keeps this page, and nobody who kept an older one."""
+        assert guest.side is not None  # noqa: S101 - it has just been opened
+        control = guest.side["control"]
+        if guest.name == "signals":
+            self.signals.control = control
+        elif guest.name == "feed":
+            self.feed.control = control
+            self.chain.words[Reg.FEED_CONTROL] = control.ctypes.data
+        else:
+            self.risk.follow(guest.side)
+            self.chain.words[Reg.RISK_CONTROL] = control.ctypes.data
 
     def begin_drain(self, now: int) -> None:
         """No new orders from now on; cancel what is open."""
@@ -266,8 +319,7 @@ class Fused(CompiledStage):
         """Log out, close the sockets, write the journal to disk."""
         self.chain.follow_journal(now_ns())
         self.risk.count()
-        self.exec.show(held=0, unacked=0)
-        self._mirror()
+        self._show()
         for guest in self.guests.values():
             guest.close()
         self.exec.gateway.close()

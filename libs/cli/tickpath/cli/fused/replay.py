@@ -123,6 +123,7 @@ class Replay:
         ctx[ExecReg.TEMPLATES], ctx[ExecReg.INSTRUMENTS] = self._templates.ctypes.data, len(self.table)
         ctx[ExecReg.CONNECTED] = 1
         orders.set_refusal(None)
+        orders.prepare_segment()
 
     def run(self) -> None:
         """Play the tape to its end, then take back what is open. Raises ReplayError."""
@@ -155,6 +156,7 @@ class Replay:
             if not chain.settle(why, self._now()):
                 msg = f"the chain stopped at {self._now()} ns of the exchange's day: {why.name}"
                 raise ReplayError(msg)
+            chain.orders.prepare_segment()  # nobody tends the journal here
 
     def result(self) -> Result:
         """The report, in the form of `tickpath demo`, with the P&L and the speed."""

@@ -327,6 +327,8 @@ def _of_session(ctx, received, at, size):
             count(ctx, Counter.VENUE_OTHER, 1)
             if received[at + 9] == _END_OF_DAY:
                 ctx[Reg.DAY_ENDED] = 1
+                if ctx[Reg.REFUSE] == 0:
+                    ctx[Reg.REFUSE] = Refusal.VENUE_CLOSED  # from the next order on, in every lane
     elif kind in (_U, _T, _M, _R, _P, _X, _G, _K):
         count(ctx, Counter.VENUE_OTHER, 1)
     else:
