@@ -5,7 +5,7 @@ matches them by the sequence number of the message that caused the order. So eve
 processes, three ZeroMQ hops, TCP. What is left out: nothing on that path; starting up is not on it.
 
 Pipeline and bare chain (bench/_bare_chain.py) take turns on the same data, so that a noisy machine is noisy to both.
-The load is open loop: the exchange never waits. ``tickpath bench pipeline [--json] [--quick]``.
+The load is open loop: the exchange never waits. ``tickpath bench pipeline [--json] [--quick] [--lane LANE]``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from rich.console import Console
@@ -28,7 +28,7 @@ from rich.table import Table
 from tickpath.cli.demo import DemoOptions, _Run, _sections
 from tickpath.cli.launcher import Launcher, LaunchError, Options, StopRequest
 from tickpath.cli.report import make_report
-from tickpath.common.config import SERVICES
+from tickpath.common.config import SERVICES, Lane
 from tickpath.common.histogram import HIST_SIZE, MAX, summary_us
 from tickpath.common.instruments import load_instruments
 from tickpath.common.pages import Hot, Page, hot_page_path
@@ -173,12 +173,14 @@ def _sum(histograms: list[np.ndarray]) -> np.ndarray:
     return total
 
 
-def compare(speed: float, seconds: float, turns: int, stop: StopRequest, say: Say) -> dict[str, Any]:
+def compare(
+    speed: float, seconds: float, turns: int, stop: StopRequest, say: Say, lane: str = "zmq-ipc"
+) -> dict[str, Any]:
     """Pipeline and bare chain in turns at `speed` times the recorded rate."""
     ours, bare, reports = [], [], []
     for turn in range(turns):
         say(f"{speed:g}x, turn {turn + 1} of {turns}: pipeline")
-        report, hist, causes = run_pipeline(seconds, speed, 0.0, stop, lambda _: None)
+        report, hist, causes = run_pipeline(seconds, speed, 0.0, stop, lambda _: None, lane)
         ours.append(hist)
         reports.append(report)
         say(f"{speed:g}x, turn {turn + 1} of {turns}: bare chain, {len(causes)} orders")
@@ -196,20 +198,20 @@ def compare(speed: float, seconds: float, turns: int, stop: StopRequest, say: Sa
     }
 
 
-def highest_rate(seconds: float, stop: StopRequest, say: Say) -> dict[str, Any]:
+def highest_rate(seconds: float, stop: StopRequest, say: Say, lane: str = "zmq-ipc") -> dict[str, Any]:
     """Raise the rate until something is lost; the last rate at which nothing was is confirmed by a longer run."""
     tried: list[dict[str, Any]] = []
     best = 0
     rate = 150_000
     while True:
-        report, _, _ = run_pipeline(seconds, 1.0, rate, stop, lambda _: None)
+        report, _, _ = run_pipeline(seconds, 1.0, rate, stop, lambda _: None, lane)
         tried.append(_load(rate, report))
         say(f"{rate:,} messages/s asked, {tried[-1]['sent_per_s']:,.0f} sent, {tried[-1]['lost']:,} lost")
         if tried[-1]["lost"] or not report["positions_match"] or tried[-1]["sent_per_s"] < 0.95 * rate:
             break
         best, rate = rate, int(rate * 1.25)
     while best:
-        report, _, _ = run_pipeline(3 * seconds, 1.0, best, stop, lambda _: None)
+        report, _, _ = run_pipeline(3 * seconds, 1.0, best, stop, lambda _: None, lane)
         confirmed = _load(best, report)
         say(f"{best:,} messages/s for {3 * seconds:.0f} s: {confirmed['lost']:,} lost")
         if not confirmed["lost"] and report["positions_match"]:
@@ -267,6 +269,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="the result as one JSON object on stdout")
     parser.add_argument("--quick", action="store_true", help="short runs: for a look, not for a claim")
     parser.add_argument("--skip-rate", action="store_true", help="only the latency")
+    parser.add_argument("--lane", default="zmq-ipc", choices=get_args(Lane), help="how records move (docs/lanes.md)")
     arguments = parser.parse_args()
     missing = [str(path) for path in FILES if not path.exists()]
     if missing:
@@ -278,10 +281,10 @@ def main() -> int:
     def say(text: str) -> None:
         console.print(f"bench: {text}", highlight=False, markup=False)
 
-    result: dict[str, Any] = {"machine": machine()}
-    result["latency"] = [compare(speed, seconds, turns, stop, say) for speed in (1.0, 8.0)]
+    result: dict[str, Any] = {"machine": machine(), "lane": arguments.lane}
+    result["latency"] = [compare(speed, seconds, turns, stop, say, arguments.lane) for speed in (1.0, 8.0)]
     if not arguments.skip_rate:
-        result["sustained"] = highest_rate(4.0 if arguments.quick else 8.0, stop, say)
+        result["sustained"] = highest_rate(4.0 if arguments.quick else 8.0, stop, say, arguments.lane)
     if arguments.json:
         print(json.dumps(result))  # noqa: T201
     else:
