@@ -41,7 +41,7 @@ from tickpath.common.jit import callback, kernel
 from tickpath.common.kernels.memory import bytes_at, rows_at, signals_at, ticks_at, words_at
 from tickpath.signals.kernels.core import (
     COUNTERS_TYPE, HIST_TYPE, MEMORY_TYPE, SIGNALS_TYPE, TICKS_TYPE,
-    admit, begin, lean, open_tables, series_of, settle, spliced, switch_off,
+    admit, forget_refused, lean, open_tables, series_of, settle, spliced, switch_off,
 )
 from tickpath.signals.layout import MAX_INTENTS, Counter, Histogram, Word
 
@@ -93,16 +93,20 @@ _STEP_ROW = """
     at = {row} * words[_N] + i
     own = owns[at]
     if own.enabled == 1:
-        begin(words, counters, own, orders, at, intents)
+        intents[0].qty_lots = 0
+        intents[0].side = 0
+        if own.in_flight:
+            forget_refused(words, counters, own, orders, at)
         state = states_{row}[i]
         params = params_{row}[0]
         try:
             _call_{row}({arguments})
         except Exception:
             switch_off(counters, own, intents)
-        n_out = settle(
-            words, counters, hist, tick, own, orders, at, intents, out, n_out, {strategy_id}, shard, now_ns
-        )
+        if intents[0].qty_lots or intents[0].side:
+            n_out = settle(
+                words, counters, hist, tick, own, orders, at, intents, out, n_out, {strategy_id}, shard, now_ns
+            )
 """
 
 _RUN = """    return n_out

@@ -209,13 +209,9 @@ def tally(mine, orders, first):
                 mine.sell_ticks = order.price_ticks
 
 
-@part(types.void(_WORDS, COUNTERS_TYPE, _OWN, _ORDERS, _i8, _INTENTS))
-def begin(words, counters, mine, orders, row_instrument, intents):
-    """Before the strategy runs: empty its intents, forget orders that risk refused."""
-    intents[0].qty_lots = 0
-    intents[0].side = 0
-    if mine.in_flight == 0:
-        return
+@part(types.void(_WORDS, COUNTERS_TYPE, _OWN, _ORDERS, _i8))
+def forget_refused(words, counters, mine, orders, row_instrument):
+    """Before the strategy runs, if orders of it are in flight: forget those that risk refused."""
     first = row_instrument * MAX_OPEN_ORDERS
     refused = 0
     for slot in range(first, first + MAX_OPEN_ORDERS):
@@ -247,9 +243,9 @@ def take_back(words, orders, first, side):
 
 @part(_i8(_WORDS, COUNTERS_TYPE, HIST_TYPE, _TICK, _OWN, _ORDERS, _i8, _INTENTS, SIGNALS_TYPE, _i8, _i8, _i8, _i8))
 def settle(words, counters, hist, tick, mine, orders, row_instrument, intents, out, n_out, strategy, shard, now_ns):
-    """After the strategy ran: turn its intents into signals, with all that is not its business. Count of `out`.
+    """If the strategy asked for something: turn its intents into signals, with all that is not its business.
 
-    The caller has made sure that `out` has room for MAX_INTENTS more.
+    Returns the count of `out`. The caller has made sure that it has room for MAX_INTENTS more.
     """
     first = row_instrument * MAX_OPEN_ORDERS
     counters[_INTENTS_NO_ROOM] += intents[0].side
