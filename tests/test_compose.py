@@ -60,6 +60,10 @@ class Deployment:
         """From nothing, without old volumes, to where every service is ready."""
         self.compose("down", "--volumes", check=False)
         self.compose("up", "-d", "--no-build")
+        self.wait_until_ready()
+
+    def wait_until_ready(self) -> None:
+        """Return once every service says that it is."""
         for service in PORTS:
             wait_for(f"{service} is ready", lambda s=service: self.get(s, "/readyz")[0] == 200, UP_S)  # type: ignore[misc]
 
@@ -307,7 +311,7 @@ def test_stop_leaves_no_order_in_the_market(system: Deployment) -> None:
 
 @pytest.mark.parametrize("in_lane", ["shm", "fused"], indirect=True)
 def test_the_same_images_trade_in_every_lane(in_lane: Deployment) -> None:
-    """TICKPATH_LANE chooses the lane; orders flow, the kill switch stops them, a stop leaves none in the market."""
+    """Orders flow, the kill switch stops them, exec can be started again, a stop leaves no order in the market."""
     assert in_lane.json("exec", "/config")["links"]["lane"] == in_lane.lane
     for service in PORTS:
         assert in_lane.json(service)["process"]["locked_mb"] > 1
@@ -319,4 +323,6 @@ def test_the_same_images_trade_in_every_lane(in_lane: Deployment) -> None:
     assert in_lane.counter("sim", "duplicates") == 0
     assert in_lane.counter("exec", "orders_acknowledged") > 0
     trip_and_rearm(in_lane)
+    in_lane.compose("restart", "exec")
+    in_lane.wait_until_ready()
     stop(in_lane)

@@ -17,7 +17,9 @@ from pathlib import Path
 
 import pytest
 
+from tickpath.common.config import load_config
 from tickpath.common.pages import Hot, HotState, create_hot_page
+from tickpath.feed.service import FeedService
 
 ROOT = Path(__file__).parent.parent
 SERVICES = ("feed", "signals", "risk", "exec", "sim")
@@ -154,6 +156,33 @@ def test_service_without_a_loop_is_healthy_before_exec_starts_it(tmp_path: Path,
     finally:
         side.terminate()
         assert side.wait(10) == 0
+
+
+def test_page_of_an_earlier_process_with_the_same_number_is_not_taken_for_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A container that is started again counts its processes from the beginning again, beside the old pages."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        port = reserved.getsockname()[1]
+    settings = {"CONFIG": ROOT / "tickpath.toml", "RUN_DIR": tmp_path, "FEED__PORT": port}
+    for key, value in settings.items():
+        monkeypatch.setenv(f"TICKPATH_{key}", str(value))
+    service = FeedService(load_config())
+    old = create_hot_page(tmp_path, "feed", Nothing, Nothing)["hot"]
+    service._start_hot()
+    hot = service._hot
+    assert hot is not None
+    try:
+        old[Hot.PID], old[Hot.STATE] = hot.pid, HotState.STOPPED
+        assert service.page() is None
+        until = time.monotonic() + 60
+        while (page := service.page()) is None:
+            assert hot.poll() is None and time.monotonic() < until
+        assert page["hot"][Hot.STATE] != HotState.STOPPED
+    finally:
+        hot.kill()
+        hot.wait()
 
 
 def test_compose_passes_the_lane_on() -> None:

@@ -28,6 +28,7 @@ from fastapi import FastAPI
 from prometheus_client.core import Metric
 
 from tickpath.common.admin import make_app, why_unhealthy
+from tickpath.common.clock import now_ns
 from tickpath.common.config import SERVICES, Config, ConfigError, load_config
 from tickpath.common.pages import Control, Fields, Hot, HotState, Page, PageError, create_side_page, hot_page_path
 from tickpath.common.process import EXIT_USAGE, AlreadyRunningError, StartError, claim, die_with_parent
@@ -50,6 +51,7 @@ class Service:
         self._page: Page | None = None
         self._page_inode = 0
         self._hot: subprocess.Popen[bytes] | None = None
+        self._hot_since_ns = 0
         self._stops = 0
 
     # What a service overrides.
@@ -90,7 +92,9 @@ class Service:
         if self._page is None:
             with contextlib.suppress(PageError):
                 page = Page.open(hot_page_path(self.config.run_dir, self.name))
-                if int(page["hot"][Hot.PID]) == self._hot.pid:
+                hot = page["hot"]
+                # In a container that is started again the new process may well have the number of the old one.
+                if hot[Hot.PID] == self._hot.pid and hot[Hot.STARTED_NS] >= self._hot_since_ns:
                     self._page = page
         return self._page
 
@@ -166,6 +170,7 @@ class Service:
         if module is None:
             self.log.info("no hot process here: in the fused lane it is started by exec")
             return
+        self._hot_since_ns = now_ns()
         self._hot = subprocess.Popen([sys.executable, "-m", module])
         self.log.info("hot process started", pid=self._hot.pid, module=module)
 
