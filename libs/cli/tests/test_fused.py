@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 from collections.abc import Callable, Iterator
@@ -20,7 +21,17 @@ from tickpath.cli.fused.layout import Reg, Why
 from tickpath.common.clock import now_ns
 from tickpath.common.config import SERVICES
 from tickpath.common.instruments import make_table
-from tickpath.common.pages import Command, Control, Hot, Page, SeqLock, command, create_side_page, side_page_path
+from tickpath.common.pages import (
+    Command,
+    Control,
+    Hot,
+    Page,
+    SeqLock,
+    command,
+    create_side_page,
+    read_text,
+    side_page_path,
+)
 from tickpath.common.protocols import ouch50
 from tickpath.common.records import FIRST_TERMINAL_STATE, ExecEvent
 from tickpath.exec.core import trading_day
@@ -58,7 +69,9 @@ LEASE_NS = 10**12
 class Rig:
     """The stage, an exchange's market data socket, a venue, and the pages of four side processes."""
 
-    def __init__(self, folder: Path, venue: Venue, wait: str = "adaptive", **options: Any) -> None:
+    def __init__(
+        self, folder: Path, venue: Venue, wait: str = "adaptive", cores: tuple[int, ...] = (), **options: Any
+    ) -> None:
         self.venue = venue
         sizes = {"order_capacity": 4096, "journal_segment_entries": 1024, "reconnect_ms": 1}
         self.config = make_config(
@@ -69,6 +82,7 @@ class Rig:
             risk={"limits": UNLIMITED, "order_rate": "unlimited", "order_capacity": 4096, "cancel_repeat_ms": 10},
             exec={"port": venue.port, **sizes, **options},
             process={"wait": wait, "lock_memory": False},
+            cores={"exec": cores},
         )  # fmt: skip
         self.sides: dict[str, Page] = {}
         for name in SERVICES:
@@ -303,6 +317,21 @@ def test_every_way_to_wait_comes_to_the_same(open_rig: Callable[..., Rig], wait:
     rig.until(lambda: rig.count(Counter.ORDERS_ACKNOWLEDGED) == 2)
     rig.turn()
     rig.check()
+
+
+@pytest.mark.parametrize("pinned", [False, True])
+def test_spinning_needs_a_core_that_nobody_else_needs(open_rig: Callable[..., Rig], pinned: bool) -> None:
+    """Where there is one core for all it is refused, and the notes say so; a loop that was given its core spins."""
+    before = os.sched_getaffinity(0)
+    core = min(before)
+    os.sched_setaffinity(0, {core})
+    try:
+        rig = open_rig(wait="spin", cores=(core,) if pinned else ())
+    finally:
+        os.sched_setaffinity(0, before)
+    rig.turn()
+    assert rig.stage.chain.words[Reg.SPIN_NS] == (-1 if pinned else 0)
+    assert ("spin was asked for" in read_text(rig.stage.page, "notes")) is not pinned
 
 
 # What it leaves to Python, and how it goes on.

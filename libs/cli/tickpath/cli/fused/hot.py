@@ -30,7 +30,9 @@ from tickpath.common.pages import (
     Page,
     PageError,
     create_hot_page,
+    read_text,
     side_page_path,
+    write_text,
 )
 from tickpath.common.process import StartError
 from tickpath.common.ring import WaitStrategy, choose_wait
@@ -163,12 +165,15 @@ class Fused(CompiledStage):
         self._deadline_ns = 0
 
     def _choose_wait(self, config: Config, w: Any) -> None:
-        strategy, note = choose_wait(config.process.wait, 1, len(os.sched_getaffinity(0)) - 1)
+        # Pinned, it has a core, and who is not on it has the others that were given; else one is left to everybody.
+        given = {core for name in type(config.cores).model_fields for core in getattr(config.cores, name)}
+        cores = len(given) if config.cores.exec else len(os.sched_getaffinity(0)) - 1
+        strategy, note = choose_wait(config.process.wait, 1, cores)
         w[Reg.SPIN_NS] = {WaitStrategy.SPIN: -1, WaitStrategy.YIELD: -1, WaitStrategy.ADAPTIVE: _SPIN_NS}.get(
             strategy, 0
         )
         w[Reg.YIELD] = strategy is WaitStrategy.YIELD
-        self.wait_note = note
+        self._wait_note = note
 
     def warm_up(self) -> None:
         """Every stage's own warm-up, then the journal of the day."""
@@ -229,6 +234,9 @@ class Fused(CompiledStage):
         return not self._held
 
     def _show(self) -> None:
+        if self._wait_note:  # behind the notes of the process, which stand there once it is READY
+            write_text(self.page, "notes", "; ".join(filter(None, (read_text(self.page, "notes"), self._wait_note))))
+            self._wait_note = ""
         w = self.chain.words
         self.exec.show(held=int(w[Reg.ORDER_END] - w[Reg.ORDER_AT]) if self._held else 0, unacked=0)
         self._mirror()
