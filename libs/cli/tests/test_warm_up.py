@@ -23,7 +23,7 @@ def environment() -> dict[str, str]:
 
 
 def test_every_module_with_kernels_is_found_and_the_shared_ones_come_first() -> None:
-    folders = kernel_modules()
+    folders = kernel_modules("zmq-ipc")
     assert next(iter(folders)) == "tickpath.common.kernels"
     assert list(folders)[-1].startswith("tickpath.sim.")
     services = {name.split(".")[1] for name in folders}
@@ -33,7 +33,20 @@ def test_every_module_with_kernels_is_found_and_the_shared_ones_come_first() -> 
         for path in ROOT.glob("*/*/tickpath/*/kernels/*.py")
         if any(line.startswith("@kernel(") for line in path.read_text().splitlines())
     }
-    assert with_kernels <= {name.rpartition(".")[2] for names in folders.values() for name in names}
+    found = {name.rpartition(".")[2] for names in folders.values() for name in names}
+    assert with_kernels - found == {"loop"}  # of the shm lane
+
+
+def test_a_lane_compiles_its_own_loops_and_no_others() -> None:
+    modules = {
+        lane: {name for names in kernel_modules(lane).values() for name in names}
+        for lane in ("zmq-ipc", "zmq-tcp", "shm", "fused")
+    }
+    assert modules["zmq-ipc"] == modules["zmq-tcp"]
+    loops = {f"tickpath.{service}.kernels.loop" for service in ("feed", "signals", "risk", "exec")}
+    assert modules["shm"] - modules["zmq-ipc"] == loops
+    assert "tickpath.cli.fused.kernels.chain" in modules["fused"] - modules["zmq-ipc"]
+    assert not modules["fused"] & loops
 
 
 def test_the_cache_is_where_numba_will_look(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
