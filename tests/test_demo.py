@@ -143,7 +143,7 @@ def assert_is_whole(report: dict[str, Any]) -> None:
     names = {f"{name}.{kind}" for name in ("feed", "signals", "risk", "exec", "sim") for kind in ("hot", "side")}
     assert set(report["processes"]) == names
     for found in report["processes"].values():
-        assert set(found) == {"cpu_percent", "rss_mb", "gc_pauses", "cores"}
+        assert set(found) == {"cpu_percent", "rss_mb", "rss_growth_mb", "gc_pauses", "cores"}
         assert found["rss_mb"] > 0
         assert found["cores"]
 

@@ -97,10 +97,10 @@ def test_a_process_of_a_container_is_found_by_the_number_that_it_has_there(tmp_p
 
 
 @pytest.mark.parametrize(
-    ("work", "said"), [("time.sleep(60)", "was idle all the time"), ("time.sleep(1.5)", "has ended")]
+    ("work", "said"), [("time.sleep(60)", "was idle all the time"), ("time.sleep(1.5); os._exit(0)", "has ended")]
 )
 def test_a_process_without_a_sample_says_why(tmp_path: Path, work: str, said: str) -> None:
-    code = f"import time; print(1, flush=True); {work}"
+    code = f"import os, time; print(1, flush=True); {work}"
     command = [sys.executable, "-c", code, "tickpath.feed.hot"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
