@@ -23,12 +23,15 @@ import struct
 from collections.abc import Mapping
 from enum import IntEnum
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from tickpath.common.histogram import HIST_SIZE
+
+if TYPE_CHECKING:
+    from tickpath.common.config import Config
 
 _MAGIC: Final = b"TICKPAGE"
 _VERSION: Final = 1
@@ -310,6 +313,33 @@ def create_side_page(run_dir: Path, name: str, extra: Fields | None = None) -> P
     )
 
 
+class HotPage:
+    """What the hot page of a service holds, in every lane and whichever process keeps it."""
+
+    name: ClassVar[str]
+    counters: ClassVar[type[IntEnum]]
+    histograms: ClassVar[type[IntEnum]]
+
+    @classmethod
+    def extra_fields(cls, config: Config) -> Fields:
+        """Arrays beyond the common ones."""
+        del config
+        return {}
+
+    @classmethod
+    def extra_meta(cls, config: Config) -> dict[str, Any]:
+        """What the header says beyond the names of counters and histograms, as JSON."""
+        del config
+        return {}
+
+    @classmethod
+    def create_page(cls, config: Config, **meta: Any) -> Page:
+        """Make it; `meta` goes to the header."""
+        fields = {"error": ("u1", (1024,)), "notes": ("u1", (1024,)), **cls.extra_fields(config)}
+        header = {**cls.extra_meta(config), **meta}
+        return create_hot_page(config.run_dir, cls.name, cls.counters, cls.histograms, fields, header)
+
+
 def command(side: Page, what: Command, argument: int = 0) -> int:
     """Give the hot process a command; returns its number: ``Hot.COMMAND_SEEN`` reaches it when it is done."""
     control = side["control"]
@@ -324,6 +354,11 @@ def write_text(page: Page, field: str, text: str) -> None:
     data = text.encode()[: len(page[field]) - 1]
     page[field][:] = 0
     page[field][: len(data)] = list(data)
+
+
+def add_note(page: Page, note: str) -> None:
+    """Put something that people should know behind what stands in ``notes``."""
+    write_text(page, "notes", "; ".join(filter(None, (read_text(page, "notes"), note))))
 
 
 def read_text(page: Page, field: str) -> str:

@@ -128,6 +128,15 @@ def choose_wait(asked: str, spinners: int, cores: int) -> tuple[WaitStrategy, st
     )
 
 
+def wait_at_socket(strategy: WaitStrategy) -> tuple[int, bool]:
+    """For a loop that waits at a socket and not at a bell: (ns to look before it sleeps, -1: it never does; whether
+    it gives the core away between two looks).
+    """
+    never = strategy in (WaitStrategy.SPIN, WaitStrategy.YIELD)
+    spin_ns = -1 if never else SPIN_NS if strategy is WaitStrategy.ADAPTIVE else 0
+    return spin_ns, strategy is WaitStrategy.YIELD
+
+
 class Bells:
     """The file ``bells`` of a folder: 64 lines on which processes sleep (`tickpath.common.kernels.waiting`).
 

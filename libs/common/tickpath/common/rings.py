@@ -24,7 +24,7 @@ import numpy.typing as npt
 from tickpath.common.config import SERVICES, Config
 from tickpath.common.kernels import ring as kernels
 from tickpath.common.kernels.ring import Head, Slot
-from tickpath.common.pages import Page, read_text, write_text
+from tickpath.common.pages import Page, add_note
 from tickpath.common.process import StartError
 from tickpath.common.records import DTYPES, RecordKind
 from tickpath.common.ring import Bells, RingError, RingReader, RingWriter, Waiter, WaitStrategy, choose_wait
@@ -91,7 +91,7 @@ class Rings:
     def say(self, page: Page) -> None:
         """Put the note into the page, once it is READY, behind those of the process; for people."""
         if self.note:
-            write_text(page, "notes", "; ".join(filter(None, (read_text(page, "notes"), self.note))))
+            add_note(page, self.note)
             self.note = ""
 
 

@@ -14,8 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from enum import IntEnum
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import zmq
@@ -30,12 +29,11 @@ from tickpath.common.links import LinkError, make_context
 from tickpath.common.pages import (
     Command,
     Control,
-    Fields,
     Hot,
+    HotPage,
     HotState,
     Page,
     PageError,
-    create_hot_page,
     side_page_path,
     write_text,
 )
@@ -52,12 +50,8 @@ _wait = direct(wait)
 Ready = tuple[Any, ...]
 
 
-class Stage:
+class Stage(HotPage):
     """What a service adds to the loop. Subclasses set the class attributes and implement `turn`."""
-
-    name: ClassVar[str]
-    counters: ClassVar[type[IntEnum]]
-    histograms: ClassVar[type[IntEnum]]
 
     def __init__(self, config: Config, context: zmq.Context[Any], page: Page, side: Page | None) -> None:
         self.config = config
@@ -68,18 +62,6 @@ class Stage:
         self.hist = page["hist"]
         self.epoch = int(page["hot"][Hot.EPOCH])
         self.behind = False  # input was there already when the last turn ended
-
-    @classmethod
-    def extra_fields(cls, config: Config) -> Fields:
-        """Arrays that this stage's page has beyond the common ones; called before anything is made."""
-        del config
-        return {}
-
-    @classmethod
-    def extra_meta(cls, config: Config) -> dict[str, Any]:
-        """What the page's header says beyond the names of counters and histograms, as JSON."""
-        del config
-        return {}
 
     def inputs(self) -> Sequence[Any]:
         """Sockets and file descriptors whose readability wakes the loop."""
@@ -203,16 +185,11 @@ def run_hot(stage_type: type[Stage]) -> int:
     # The I/O thread inherits niceness and cores of whoever starts it: it comes after the one and before the other.
     context = make_context(config.links.io_cores)
     try:
-        extra = stage_type.extra_fields(config)
-        meta = stage_type.extra_meta(config)
+        page = stage_type.create_page(config)
     except InstrumentError as error:
         print(error, file=sys.stderr)  # noqa: T201 - before the loop, for the side process
         context.destroy(linger=0)
         return EXIT_USAGE
-    texts = {"error": ("u1", (1024,)), "notes": ("u1", (1024,))}
-    page = create_hot_page(
-        config.run_dir, stage_type.name, stage_type.counters, stage_type.histograms, {**texts, **extra}, meta
-    )
     hot = page["hot"]
     hot[Hot.PID], hot[Hot.EPOCH], hot[Hot.STARTED_NS] = os.getpid(), time.time_ns(), now_ns()
     hot[Hot.STATE] = HotState.WARMING

@@ -13,16 +13,16 @@ import numpy.typing as npt
 from tickpath.common.clock import now_ns
 from tickpath.common.config import Config
 from tickpath.common.instruments import InstrumentTable, load_instruments
-from tickpath.common.pages import Control, Fields, Page, write_text
+from tickpath.common.pages import Command, Control, Fields, HotPage, Page, write_text
 from tickpath.common.process import StartError
 from tickpath.common.records import ORDER, Action, Side
 from tickpath.exec.gateway import OuchGateway
 from tickpath.exec.journal import Journal, JournalError
-from tickpath.exec.layout import Gate, Reg
+from tickpath.exec.layout import Counter, Gate, Hop, Reg
 from tickpath.exec.orders import DAY_ORDERS, Orders
 
 _GATEWAY_TEXT_BYTES: Final = 512
-LAST_REPORTS_NS: Final = 1_000_000_000  # how long a drained process waits for its last reports to be acknowledged
+_LAST_REPORTS_NS: Final = 1_000_000_000  # how long a drained process waits for its last reports to be acknowledged
 
 
 def trading_day() -> int:
@@ -47,10 +47,18 @@ def open_orders(config: Config, table: InstrumentTable, page: Page) -> Orders:
         raise StartError(str(error)) from None
 
 
-def page_fields(config: Config) -> Fields:
-    """State of the gateway, as numbers and as text."""
-    del config
-    return {"gateway": ("<i8", (len(Gate),)), "gateway_text": ("u1", (_GATEWAY_TEXT_BYTES,))}
+class ExecPage(HotPage):
+    """Exec's page: with the state of the gateway, as numbers and as text."""
+
+    name = "exec"
+    counters = Counter
+    histograms = Hop
+
+    @classmethod
+    def extra_fields(cls, config: Config) -> Fields:
+        """Gateway, gateway_text."""
+        del config
+        return {"gateway": ("<i8", (len(Gate),)), "gateway_text": ("u1", (_GATEWAY_TEXT_BYTES,))}
 
 
 class ExecCore:
@@ -68,6 +76,7 @@ class ExecCore:
         self._shown: npt.NDArray[Any] = page["gateway"]
         self._text = ""
         self._paused = False
+        self._deadline_ns = self._quiet_ns = 0
 
     def warm_up(self) -> None:
         """Send an order through the kernels of a scratch journal; the real one sees nothing."""
@@ -112,3 +121,23 @@ class ExecCore:
         if self.gateway.text != self._text:
             self._text = self.gateway.text
             write_text(self.page, "gateway_text", self._text)
+
+    def command(self, what: Command, now: int) -> None:
+        """CANCEL_ALL: take back every open order."""
+        if what == Command.CANCEL_ALL:
+            self.gateway.cancel_all(now)
+
+    def begin_drain(self, now: int) -> None:
+        """Refuse new orders, cancel what is open."""
+        self._deadline_ns = now + self.config.exec.drain_timeout_ms * 1_000_000
+        self.gateway.drain(now)
+
+    def drained(self, now: int, *, unacked: int) -> bool:
+        """Whether every order is terminal and its reports are taken, or the time for that is over."""
+        if now >= self._deadline_ns:
+            return True
+        if self.orders.open_count:
+            self._quiet_ns = 0
+            return False
+        self._quiet_ns = self._quiet_ns or now
+        return unacked <= 0 or now - self._quiet_ns >= _LAST_REPORTS_NS

@@ -14,25 +14,16 @@ import zmq
 from tickpath.common.clock import now_ns
 from tickpath.common.config import Config
 from tickpath.common.links import LogReceiver, LogSender
-from tickpath.common.pages import Command, Fields, Page
+from tickpath.common.pages import Command, Page
 from tickpath.common.records import RecordKind
 from tickpath.common.stage import Ready, Stage, run_hot
-from tickpath.exec.core import LAST_REPORTS_NS, ExecCore, page_fields
+from tickpath.exec.core import ExecCore, ExecPage
 from tickpath.exec.gateway import Gateway
-from tickpath.exec.layout import Counter, GatewayState, Hop
+from tickpath.exec.layout import GatewayState
 
 
-class Exec(Stage):
+class Exec(ExecPage, Stage):
     """Journal and send what risk approved; journal what the venue says; ship the journal as reports."""
-
-    name = "exec"
-    counters = Counter
-    histograms = Hop
-
-    @classmethod
-    def extra_fields(cls, config: Config) -> Fields:
-        """See `page_fields`."""
-        return page_fields(config)
 
     def __init__(self, config: Config, context: zmq.Context[Any], page: Page, side: Page | None) -> None:
         super().__init__(config, context, page, side)
@@ -49,8 +40,6 @@ class Exec(Stage):
             self.orders.journal, config.links,
         )  # fmt: skip
         self._held: deque[npt.NDArray[np.void]] = deque()  # received, but the journal has no room
-        self._deadline_ns = 0
-        self._quiet_ns = 0
 
     def inputs(self) -> Sequence[Any]:
         """Orders, requests for reports, and the venue."""
@@ -110,30 +99,21 @@ class Exec(Stage):
         self.core.show(held=sum(len(records) for records in self._held), unacked=unacked)
 
     def command(self, what: Command, argument: int, now: int) -> None:
-        """CANCEL_ALL: take back every open order."""
+        """See `ExecCore.command`."""
         del argument
-        if what == Command.CANCEL_ALL:
-            self.gateway.cancel_all(now)
+        self.core.command(what, now)
 
     def connected(self, now: int) -> bool:
         """Whether the venue takes orders and risk is there."""
         return self.gateway.state == GatewayState.READY and self.receiver.connected(now)
 
     def begin_drain(self, now: int) -> None:
-        """Refuse new orders, cancel what is open."""
-        self._deadline_ns = now + self.config.exec.drain_timeout_ms * 1_000_000
-        self.gateway.drain(now)
+        """See `ExecCore.begin_drain`."""
+        self.core.begin_drain(now)
 
     def drained(self, now: int) -> bool:
-        """Whether every order is terminal and reported, or the time for that is over."""
-        if now >= self._deadline_ns:
-            return True
-        if self.orders.open_count:
-            self._quiet_ns = 0
-            return False
-        self._quiet_ns = self._quiet_ns or now
-        unacked = max(self.sender.consumers().values(), default=0)
-        return unacked == 0 or now - self._quiet_ns >= LAST_REPORTS_NS
+        """See `ExecCore.drained`."""
+        return self.core.drained(now, unacked=max(self.sender.consumers().values(), default=0))
 
     def close(self) -> None:
         """Log out, close the links, write the journal to disk."""

@@ -13,32 +13,23 @@ import zmq
 from tickpath.common.clock import now_ns
 from tickpath.common.config import Config
 from tickpath.common.kernels import ring
-from tickpath.common.pages import Command, Fields, Page
+from tickpath.common.pages import Command, Page
 from tickpath.common.records import RecordKind
 from tickpath.common.ring import WaitStrategy
 from tickpath.common.rings import BELLS, Input, Rings
 from tickpath.common.stage import CompiledStage, run_hot
-from tickpath.exec.core import LAST_REPORTS_NS, ExecCore, page_fields
+from tickpath.exec.core import ExecCore, ExecPage
 from tickpath.exec.kernels.loop import Why, Word, loop, watch
 from tickpath.exec.kernels.session import Leave
-from tickpath.exec.layout import Counter, GatewayState, Hop, Reg
+from tickpath.exec.layout import GatewayState, Reg
 
 _LEAVES: Final = {Why.SYNC: Leave.FLUSH, Why.SEND: Leave.FLUSH, Why.FLUSH: Leave.FLUSH, Why.SESSION: Leave.SESSION,
                   Why.QUERY: Leave.QUERY}  # fmt: skip
 _ENTRIES: Final = 4096  # of an older segment that are shipped at once
 
 
-class Exec(CompiledStage):
+class Exec(ExecPage, CompiledStage):
     """Journal and send what risk approved; journal what the venue says; ship the journal as reports."""
-
-    name = "exec"
-    counters = Counter
-    histograms = Hop
-
-    @classmethod
-    def extra_fields(cls, config: Config) -> Fields:
-        """See `page_fields`."""
-        return page_fields(config)
 
     def __init__(self, config: Config, context: zmq.Context[Any], page: Page, side: Page | None) -> None:
         super().__init__(config, context, page, side)
@@ -70,8 +61,6 @@ class Exec(CompiledStage):
             arguments = (w.ctypes.data, self.rings.bells, BELLS[self.name])
             self._watcher = threading.Thread(target=watch, args=arguments, name="venue", daemon=True)
             self._watcher.start()
-        self._deadline_ns = 0
-        self._quiet_ns = 0
 
     def warm_up(self) -> None:
         """See `ExecCore.warm_up`; then the loop once, with its time already over and no ring to read."""
@@ -162,29 +151,21 @@ class Exec(CompiledStage):
         self.core.show(held=held, unacked=self._unacked(now_ns()))
 
     def command(self, what: Command, argument: int, now: int) -> None:
-        """CANCEL_ALL: take back every open order."""
+        """See `ExecCore.command`."""
         del argument
-        if what == Command.CANCEL_ALL:
-            self.gateway.cancel_all(now)
+        self.core.command(what, now)
 
     def connected(self, now: int) -> bool:
         """Whether the venue takes orders and risk is there."""
         return self.gateway.state == GatewayState.READY and self.input.connected(now)
 
     def begin_drain(self, now: int) -> None:
-        """Refuse new orders, cancel what is open."""
-        self._deadline_ns = now + self.config.exec.drain_timeout_ms * 1_000_000
-        self.gateway.drain(now)
+        """See `ExecCore.begin_drain`."""
+        self.core.begin_drain(now)
 
     def drained(self, now: int) -> bool:
-        """Whether every order is terminal and reported, or the time for that is over."""
-        if now >= self._deadline_ns:
-            return True
-        if self.orders.open_count:
-            self._quiet_ns = 0
-            return False
-        self._quiet_ns = self._quiet_ns or now
-        return self._unacked(now) <= 0 or now - self._quiet_ns >= LAST_REPORTS_NS
+        """See `ExecCore.drained`."""
+        return self.core.drained(now, unacked=self._unacked(now))
 
     def close(self) -> None:
         """Log out, leave the rings, write the journal to disk."""

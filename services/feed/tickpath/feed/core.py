@@ -11,7 +11,7 @@ from tickpath.common.config import Config
 from tickpath.common.instruments import load_instruments
 from tickpath.common.kernels.hist import record
 from tickpath.common.kernels.net import DatagramReceiver
-from tickpath.common.pages import Command, Control, Fields, Page
+from tickpath.common.pages import Command, Control, Fields, HotPage, Page
 from tickpath.common.process import StartError
 from tickpath.common.records import TICK
 from tickpath.common.udp import UdpError, open_udp_socket
@@ -22,10 +22,18 @@ _SLOT_BYTES: Final = 2048
 _MIN_BLOCK: Final = 2 + 12  # the shortest message that can make a tick is longer
 
 
-def page_fields(config: Config) -> Fields:
-    """Channel state, last tick and halts per instrument: what feed's page has beyond the common arrays."""
-    n = len(load_instruments(config.instruments))
-    return {"channel": ("<i8", (len(Channel),)), "marks": (TICK, (n,)), "halted": ("<i8", (n,))}
+class FeedPage(HotPage):
+    """Feed's page: with the state of the channel, the last tick and the halts of each instrument."""
+
+    name = "feed"
+    counters = Count
+    histograms = Hop
+
+    @classmethod
+    def extra_fields(cls, config: Config) -> Fields:
+        """Channel, marks, halted."""
+        n = len(load_instruments(config.instruments))
+        return {"channel": ("<i8", (len(Channel),)), "marks": (TICK, (n,)), "halted": ("<i8", (n,))}
 
 
 class FeedCore:

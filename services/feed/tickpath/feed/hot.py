@@ -13,29 +13,20 @@ from tickpath.common.config import Config
 from tickpath.common.jit import direct
 from tickpath.common.kernels.hist import record
 from tickpath.common.links import FanoutSender
-from tickpath.common.pages import Command, Control, Fields, Page
+from tickpath.common.pages import Command, Control, Page
 from tickpath.common.records import RecordKind
 from tickpath.common.stage import Ready, Stage, run_hot
-from tickpath.feed.core import FeedCore, page_fields
+from tickpath.feed.core import FeedCore, FeedPage
 from tickpath.feed.kernels.decode import decode
-from tickpath.feed.layout import Count, Hop
+from tickpath.feed.layout import Count
 
 _BATCHES_PER_TURN = 4
 
 _decode = direct(decode)  # `FeedCore.warm_up` has the types checked once
 
 
-class Feed(Stage):
+class Feed(FeedPage, Stage):
     """Receive in batches, decode from the receive buffer, publish what changed."""
-
-    name = "feed"
-    counters = Count
-    histograms = Hop
-
-    @classmethod
-    def extra_fields(cls, config: Config) -> Fields:
-        """See `page_fields`."""
-        return page_fields(config)
 
     def __init__(self, config: Config, context: zmq.Context[Any], page: Page, side: Page | None) -> None:
         super().__init__(config, context, page, side)

@@ -11,27 +11,17 @@ import zmq
 from tickpath.common.clock import now_ns
 from tickpath.common.config import Config
 from tickpath.common.kernels import ring
-from tickpath.common.pages import Command, Fields, Page
+from tickpath.common.pages import Command, Page
 from tickpath.common.records import RecordKind
-from tickpath.common.ring import SPIN_NS, WaitStrategy
+from tickpath.common.ring import wait_at_socket
 from tickpath.common.rings import Rings
 from tickpath.common.stage import CompiledStage, run_hot
-from tickpath.feed.core import FeedCore, page_fields
+from tickpath.feed.core import FeedCore, FeedPage
 from tickpath.feed.kernels.loop import Reg, loop
-from tickpath.feed.layout import Count, Hop
 
 
-class Feed(CompiledStage):
+class Feed(FeedPage, CompiledStage):
     """Receive in batches, decode from the receive buffer, publish each datagram's ticks at once."""
-
-    name = "feed"
-    counters = Count
-    histograms = Hop
-
-    @classmethod
-    def extra_fields(cls, config: Config) -> Fields:
-        """See `page_fields`."""
-        return page_fields(config)
 
     def __init__(self, config: Config, context: zmq.Context[Any], page: Page, side: Page | None) -> None:
         super().__init__(config, context, page, side)
@@ -39,15 +29,14 @@ class Feed(CompiledStage):
         self.rings = Rings(config, self.name)
         self.ticks = self.rings.writer("ticks", RecordKind.TICK)
         self.words = w = np.zeros(len(Reg) + 1, np.int64)
-        core, strategy = self.core, self.rings.strategy
+        core = self.core
         w[Reg.FD] = core.socket.fileno()
         w[Reg.TICKS], w[Reg.TICK_ROOM] = core.ticks.ctypes.data, len(core.ticks)
         w[Reg.RING], w[Reg.BELLS] = self.ticks.address, self.rings.bells
         w[Reg.COUNTERS], w[Reg.HIST] = self.counts.ctypes.data, core.hop.ctypes.data
         w[Reg.CONTROL], w[Reg.HOT] = core.control.ctypes.data, page["hot"].ctypes.data
         # It sleeps on its socket and not on a bell: nobody but the exchange has anything for it.
-        spins = {WaitStrategy.SPIN: -1, WaitStrategy.YIELD: -1, WaitStrategy.ADAPTIVE: SPIN_NS}
-        w[Reg.SPIN_NS], w[Reg.YIELD] = spins.get(strategy, 0), strategy is WaitStrategy.YIELD
+        w[Reg.SPIN_NS], w[Reg.YIELD] = wait_at_socket(self.rings.strategy)
 
     def warm_up(self) -> None:
         """See `FeedCore.warm_up`; then the loop once, with its time already over."""

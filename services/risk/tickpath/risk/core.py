@@ -11,8 +11,8 @@ from tickpath.common.clock import now_ns
 from tickpath.common.config import Config
 from tickpath.common.histogram import empty
 from tickpath.common.instruments import load_instruments
-from tickpath.common.kernels.digest import fold, words_mask
-from tickpath.common.pages import Control, Fields, Hot, Page
+from tickpath.common.kernels.digest import add_to_digest, words_mask
+from tickpath.common.pages import Control, Fields, HotPage, Page
 from tickpath.common.records import ORDER, REPORT, SIGNAL, TICK, Action, Side
 from tickpath.risk.kernels.risk import apply_reports, apply_ticks, cancel_halted, evaluate
 from tickpath.risk.layout import N_REJECTS, Counter, Hop
@@ -25,15 +25,24 @@ DRAIN_NS: Final = 2_000_000_000  # how long a stopping process waits for exec to
 _OUT_SPARE: Final = 1024
 
 
-def page_fields(config: Config) -> Fields:
-    """What people may see of the state: exposure and marks, scalars and counts by reason, last refusals."""
-    rows = FIRST_SYMBOL_ROW + len(load_instruments(config.instruments))
-    return {"live": (LIVE, (rows,)), "core": ("<i8", (CORE_SIZE,)), "rejects": (REJECT, (N_REJECTS,))}
+class RiskPage(HotPage):
+    """Risk's page: with exposure and marks, scalars and counts by reason, and the last refusals."""
 
+    name = "risk"
+    counters = Counter
+    histograms = Hop
 
-def page_meta() -> dict[str, Any]:
-    """Names of the scalars in ``core``: unlike the counters these are always up to date."""
-    return {"core": [scalar.name.lower() for scalar in Core]}
+    @classmethod
+    def extra_fields(cls, config: Config) -> Fields:
+        """Live, core, rejects."""
+        rows = FIRST_SYMBOL_ROW + len(load_instruments(config.instruments))
+        return {"live": (LIVE, (rows,)), "core": ("<i8", (CORE_SIZE,)), "rejects": (REJECT, (N_REJECTS,))}
+
+    @classmethod
+    def extra_meta(cls, config: Config) -> dict[str, Any]:
+        """Names of the scalars in ``core``: unlike the counters these are always up to date."""
+        del config
+        return {"core": [scalar.name.lower() for scalar in Core]}
 
 
 class RiskCore:
@@ -76,7 +85,7 @@ class RiskCore:
         evaluate(context, np.frombuffer(signal.tobytes(), dtype=SIGNAL), now)
         apply_reports(context, np.frombuffer(report.tobytes(), dtype=REPORT), now)
         cancel_halted(context, now, 1)
-        fold(0, self.out_words, 0, _DIGESTED)
+        self.digest(0)
         self.out[:] = np.zeros(1, dtype=ORDER)  # touch every page of it
         self.take_limits()
 
@@ -122,9 +131,7 @@ class RiskCore:
 
     def digest(self, n: int) -> None:
         """The first `n` orders of ``out`` belong to the stream of decisions."""
-        hot = self.hot
-        hot[Hot.DIGEST] = fold(hot[Hot.DIGEST], self.out_words, n, _DIGESTED)
-        hot[Hot.DIGESTED] += n
+        add_to_digest(self.hot, self.out_words, n, _DIGESTED)
 
     def count(self) -> None:
         """Bring the counters of the page up to date with the state."""

@@ -16,32 +16,17 @@ import zmq
 from tickpath.common.clock import now_ns
 from tickpath.common.config import Config
 from tickpath.common.links import FRAMES_BEHIND, FanoutReceiver, LogReceiver, LogSender, Records, RingLog
-from tickpath.common.pages import Command, Control, Fields, Page
+from tickpath.common.pages import Command, Control, Page
 from tickpath.common.records import ORDER, RecordKind
 from tickpath.common.stage import Ready, Stage, run_hot
-from tickpath.risk.core import DRAIN_NS, RiskCore, page_fields, page_meta
+from tickpath.risk.core import DRAIN_NS, RiskCore, RiskPage
 from tickpath.risk.kernels.risk import apply_reports, apply_ticks, evaluate
-from tickpath.risk.layout import Counter, Hop
+from tickpath.risk.layout import Counter
 from tickpath.risk.state import Core
 
 
-class Risk(Stage):
+class Risk(RiskPage, Stage):
     """One kernel call per batch of signals; what it approves goes into the log that is shipped to exec."""
-
-    name = "risk"
-    counters = Counter
-    histograms = Hop
-
-    @classmethod
-    def extra_fields(cls, config: Config) -> Fields:
-        """See `page_fields`."""
-        return page_fields(config)
-
-    @classmethod
-    def extra_meta(cls, config: Config) -> dict[str, Any]:
-        """See `page_meta`."""
-        del config
-        return page_meta()
 
     def __init__(self, config: Config, context: zmq.Context[Any], page: Page, side: Page | None) -> None:
         super().__init__(config, context, page, side)

@@ -15,35 +15,20 @@ import zmq
 from tickpath.common.clock import now_ns
 from tickpath.common.config import Config
 from tickpath.common.kernels import ring
-from tickpath.common.pages import Command, Fields, Page
+from tickpath.common.pages import Command, Page
 from tickpath.common.records import TICK, RecordKind
 from tickpath.common.rings import Input, LogInput, Rings
 from tickpath.common.stage import CompiledStage, run_hot
-from tickpath.risk.core import DRAIN_NS, RiskCore, page_fields, page_meta
+from tickpath.risk.core import DRAIN_NS, RiskCore, RiskPage
 from tickpath.risk.kernels.loop import Reg, Why, loop
-from tickpath.risk.layout import Counter, Hop
+from tickpath.risk.layout import Counter
 from tickpath.risk.state import Core
 
 _TICKS: Final = 1024
 
 
-class Risk(CompiledStage):
+class Risk(RiskPage, CompiledStage):
     """Marks, reports and signals in, approved orders out."""
-
-    name = "risk"
-    counters = Counter
-    histograms = Hop
-
-    @classmethod
-    def extra_fields(cls, config: Config) -> Fields:
-        """See `page_fields`."""
-        return page_fields(config)
-
-    @classmethod
-    def extra_meta(cls, config: Config) -> dict[str, Any]:
-        """See `page_meta`."""
-        del config
-        return page_meta()
 
     def __init__(self, config: Config, context: zmq.Context[Any], page: Page, side: Page | None) -> None:
         super().__init__(config, context, page, side)

@@ -12,12 +12,12 @@ import numpy.typing as npt
 from tickpath.common.clock import now_ns
 from tickpath.common.config import Config, config_path
 from tickpath.common.instruments import load_instruments
-from tickpath.common.kernels.digest import fold, words_mask
-from tickpath.common.pages import Control, Hot, Page
+from tickpath.common.kernels.digest import add_to_digest, words_mask
+from tickpath.common.pages import Control, HotPage, Page
 from tickpath.common.process import StartError
 from tickpath.common.records import REPORT, SIGNAL, TICK
 from tickpath.signals.engine import Engine, Running
-from tickpath.signals.layout import memory_page_path
+from tickpath.signals.layout import Counter, Histogram, memory_page_path
 from tickpath.signals.strategy import StrategyError, load_strategy
 
 _DIGESTED: Final = words_mask(SIGNAL)
@@ -37,6 +37,14 @@ def configured_strategies(config: Config, base: Path) -> list[Running]:
     if faults:
         raise StrategyError("\n".join(faults))
     return running
+
+
+class SignalsPage(HotPage):
+    """Signals' page: the common arrays; the strategies' memory has a page of its own."""
+
+    name = "signals"
+    counters = Counter
+    histograms = Histogram
 
 
 class SignalsCore:
@@ -84,7 +92,7 @@ class SignalsCore:
         ticks["instrument"] = np.arange(len(ticks))
         self.engine.run(np.frombuffer(ticks.tobytes(), TICK), self.out, now_ns())
         self.engine.apply(np.frombuffer(np.zeros(1, REPORT).tobytes(), REPORT))
-        fold(0, self.out_words, 0, _DIGESTED)
+        self.digest(0)
         self.out[:] = np.zeros(1, SIGNAL)
         self.engine.reset()
         self.mute(caught_up=False)
@@ -99,6 +107,4 @@ class SignalsCore:
 
     def digest(self, n: int) -> None:
         """The first `n` signals of ``out`` belong to the stream of decisions."""
-        hot = self.hot
-        hot[Hot.DIGEST] = fold(hot[Hot.DIGEST], self.out_words, n, _DIGESTED)
-        hot[Hot.DIGESTED] += n
+        add_to_digest(self.hot, self.out_words, n, _DIGESTED)

@@ -16,16 +16,12 @@ from tickpath.common.pages import Control, Page
 from tickpath.common.process import StartError
 from tickpath.common.records import SIGNAL, RecordKind
 from tickpath.common.stage import Ready, Stage, run_hot
-from tickpath.signals.core import DRAIN_NS, SignalsCore
-from tickpath.signals.layout import Counter, Histogram
+from tickpath.signals.core import DRAIN_NS, SignalsCore, SignalsPage
+from tickpath.signals.layout import Counter
 
 
-class Signals(Stage):
+class Signals(SignalsPage, Stage):
     """One kernel call per batch of ticks; what it decides goes into the log that is shipped to risk."""
-
-    name = "signals"
-    counters = Counter
-    histograms = Histogram
 
     def __init__(self, config: Config, context: zmq.Context[Any], page: Page, side: Page | None) -> None:
         super().__init__(config, context, page, side)

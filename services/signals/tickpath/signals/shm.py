@@ -16,19 +16,15 @@ from tickpath.common.process import StartError
 from tickpath.common.records import TICK, RecordKind
 from tickpath.common.rings import Input, LogInput, Rings
 from tickpath.common.stage import CompiledStage, run_hot
-from tickpath.signals.core import DRAIN_NS, SignalsCore
+from tickpath.signals.core import DRAIN_NS, SignalsCore, SignalsPage
 from tickpath.signals.kernels.loop import Reg, loop
-from tickpath.signals.layout import Counter, Histogram
+from tickpath.signals.layout import Counter
 
 _TICKS: Final = 1024  # more than a datagram can make
 
 
-class Signals(CompiledStage):
+class Signals(SignalsPage, CompiledStage):
     """Ticks in, strategies, signals out; reports in, to know what the strategies own."""
-
-    name = "signals"
-    counters = Counter
-    histograms = Histogram
 
     def __init__(self, config: Config, context: zmq.Context[Any], page: Page, side: Page | None) -> None:
         super().__init__(config, context, page, side)

@@ -7,7 +7,6 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from tickpath.cli.fused.kernels import chain as kernels
 from tickpath.cli.fused.layout import Reg, Why
 from tickpath.common.config import SERVICES
 from tickpath.common.pages import Hot
@@ -85,10 +84,6 @@ class Chain:
         """After `Why.JOURNAL`: begin the next segment. False when the disk does not give one."""
         self.follow_journal(now_ns)
         return self.orders.roll()
-
-    def advance(self, now_ns: int = 0) -> Why:
-        """Do what waits behind the decoder."""
-        return Why(kernels.advance(self.words, self.risk.context, self.orders.ctx, now_ns))
 
     def settle(self, why: Why, now_ns: int) -> bool:
         """Deal with what any chain may return; False for what is the caller's own business."""

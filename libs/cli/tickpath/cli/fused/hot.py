@@ -24,38 +24,25 @@ from tickpath.common.config import Config
 from tickpath.common.pages import (
     Command,
     Control,
-    Fields,
     Hot,
+    HotPage,
     HotState,
     Page,
     PageError,
-    create_hot_page,
-    read_text,
+    add_note,
     side_page_path,
-    write_text,
 )
 from tickpath.common.process import StartError
-from tickpath.common.ring import WaitStrategy, choose_wait
+from tickpath.common.ring import choose_wait, wait_at_socket
 from tickpath.common.stage import CompiledStage, run_hot
-from tickpath.exec.core import ExecCore
-from tickpath.exec.core import page_fields as exec_fields
+from tickpath.exec.core import ExecCore, ExecPage
 from tickpath.exec.kernels.session import Leave
-from tickpath.exec.layout import Counter as ExecCounter
 from tickpath.exec.layout import GatewayState
-from tickpath.exec.layout import Hop as ExecHop
-from tickpath.feed.core import FeedCore
-from tickpath.feed.core import page_fields as feed_fields
-from tickpath.feed.layout import Count, Hop
-from tickpath.risk.core import RiskCore, page_meta
-from tickpath.risk.core import page_fields as risk_fields
-from tickpath.risk.layout import Counter as RiskCounter
-from tickpath.risk.layout import Hop as RiskHop
+from tickpath.feed.core import FeedCore, FeedPage
+from tickpath.risk.core import RiskCore, RiskPage
 from tickpath.risk.state import Core
-from tickpath.signals.core import SignalsCore
-from tickpath.signals.layout import Counter as SignalsCounter
-from tickpath.signals.layout import Histogram as SignalsHistogram
+from tickpath.signals.core import SignalsCore, SignalsPage
 
-_SPIN_NS: Final = 5_000
 _STUCK_S: Final = 0.001  # between two tries to get room in the journal
 _OWN_WORDS: Final = (Hot.DIGEST, Hot.DIGESTED, Hot.COMMAND_SEEN, Hot.BUSY)  # of a page that mirrors the process
 _LEAVES: Final = {Why.FLUSH: Leave.FLUSH, Why.SEND: Leave.FLUSH, Why.SESSION: Leave.SESSION, Why.QUERY: Leave.QUERY}
@@ -64,18 +51,13 @@ _LEAVES: Final = {Why.FLUSH: Leave.FLUSH, Why.SEND: Leave.FLUSH, Why.SESSION: Le
 class _Guest:
     """A service whose stage runs here, without a process of its own: its page, the commands of its side process."""
 
-    def __init__(
-        self, config: Config, name: str, counters: Any, histograms: Any, extra: Fields, meta: dict[str, Any]
-    ) -> None:
-        self.name = name
+    def __init__(self, config: Config, kind: type[HotPage]) -> None:
+        self.name = kind.name
         timeout_s = config.exec.drain_timeout_ms / 1000 + 2
-        self._claim = process.claim(config.run_dir, f"{name}.hot", timeout_s)
-        texts = {"error": ("u1", (1024,)), "notes": ("u1", (1024,))}
-        self.page = create_hot_page(
-            config.run_dir, name, counters, histograms, {**texts, **extra}, {"lane": "fused", **meta}
-        )
+        self._claim = process.claim(config.run_dir, f"{self.name}.hot", timeout_s)
+        self.page = kind.create_page(config, lane="fused")
         self.side: Page | None = None
-        self._side_path = side_page_path(config.run_dir, name)
+        self._side_path = side_page_path(config.run_dir, self.name)
         self._side_inode = self._seen = 0
         self.find_side()
 
@@ -116,17 +98,8 @@ class _Guest:
         os.close(self._claim)
 
 
-class Fused(CompiledStage):
+class Fused(ExecPage, CompiledStage):
     """feed, signals, risk and exec in one loop. Its own page is exec's."""
-
-    name = "exec"
-    counters = ExecCounter
-    histograms = ExecHop
-
-    @classmethod
-    def extra_fields(cls, config: Config) -> Fields:
-        """Those of exec."""
-        return exec_fields(config)
 
     @classmethod
     def extra_meta(cls, config: Config) -> dict[str, Any]:
@@ -137,11 +110,7 @@ class Fused(CompiledStage):
     def __init__(self, config: Config, context: zmq.Context[Any], page: Page, side: Page | None) -> None:
         super().__init__(config, context, page, side)
         try:
-            self.guests = {
-                "feed": _Guest(config, "feed", Count, Hop, feed_fields(config), {}),
-                "signals": _Guest(config, "signals", SignalsCounter, SignalsHistogram, {}, {}),
-                "risk": _Guest(config, "risk", RiskCounter, RiskHop, risk_fields(config), page_meta()),
-            }
+            self.guests = {kind.name: _Guest(config, kind) for kind in (FeedPage, SignalsPage, RiskPage)}
         except process.AlreadyRunningError as error:
             raise StartError(str(error)) from None
         feed, signals, risk = self.guests.values()
@@ -162,17 +131,13 @@ class Fused(CompiledStage):
         w[Reg.HOLD_SENDING] = config.exec.journal_fsync == "always"
         self._choose_wait(config, w)
         self._held = False  # orders of risk wait for room in the journal
-        self._deadline_ns = 0
 
     def _choose_wait(self, config: Config, w: Any) -> None:
         # Pinned, it has a core, and who is not on it has the others that were given; else one is left to everybody.
         given = {core for name in type(config.cores).model_fields for core in getattr(config.cores, name)}
         cores = len(given) if config.cores.exec else len(os.sched_getaffinity(0)) - 1
         strategy, note = choose_wait(config.process.wait, 1, cores)
-        w[Reg.SPIN_NS] = {WaitStrategy.SPIN: -1, WaitStrategy.YIELD: -1, WaitStrategy.ADAPTIVE: _SPIN_NS}.get(
-            strategy, 0
-        )
-        w[Reg.YIELD] = strategy is WaitStrategy.YIELD
+        w[Reg.SPIN_NS], w[Reg.YIELD] = wait_at_socket(strategy)
         self._wait_note = note
 
     def warm_up(self) -> None:
@@ -235,7 +200,7 @@ class Fused(CompiledStage):
 
     def _show(self) -> None:
         if self._wait_note:  # behind the notes of the process, which stand there once it is READY
-            write_text(self.page, "notes", "; ".join(filter(None, (read_text(self.page, "notes"), self._wait_note))))
+            add_note(self.page, self._wait_note)
             self._wait_note = ""
         w = self.chain.words
         self.exec.show(held=int(w[Reg.ORDER_END] - w[Reg.ORDER_AT]) if self._held else 0, unacked=0)
@@ -274,7 +239,7 @@ class Fused(CompiledStage):
         what = guest.command()
         if what is Command.NONE:
             return
-        if what is Command.DRAIN and not self._deadline_ns:
+        if what is Command.DRAIN and not self.signals.draining:
             signal.raise_signal(signal.SIGTERM)  # they share a process: where one drains, all do
         if guest.name == "feed":
             self.feed.command(what)
@@ -284,8 +249,7 @@ class Fused(CompiledStage):
     def command(self, what: Command, argument: int, now: int) -> None:
         """CANCEL_ALL: take back every open order."""
         del argument
-        if what == Command.CANCEL_ALL:
-            self.exec.gateway.cancel_all(now)
+        self.exec.command(what, now)
 
     def _mirror(self) -> None:
         for guest in self.guests.values():
@@ -314,14 +278,13 @@ class Fused(CompiledStage):
 
     def begin_drain(self, now: int) -> None:
         """No new orders from now on; cancel what is open."""
-        self._deadline_ns = now + self.config.exec.drain_timeout_ms * 1_000_000
         self.signals.draining = True
         self.chain.words[Reg.RISK_DRAINING] = 1
-        self.exec.gateway.drain(now)
+        self.exec.begin_drain(now)
 
     def drained(self, now: int) -> bool:
         """Whether every order is terminal, or the time for that is over."""
-        return self.exec.orders.open_count == 0 or now >= self._deadline_ns
+        return self.exec.drained(now, unacked=0)
 
     def close(self) -> None:
         """Log out, close the sockets, write the journal to disk."""

@@ -52,7 +52,6 @@ class Reg(_FromZero):
     RECV_NS = auto()  # when the present batch of datagrams came
     # waiting
     BATCHES = auto()  # receive calls that returned something
-    SLEEPS = auto()
     WORKED_NS = auto()  # when datagrams last came
     SPIN_NS = auto()  # look so long before sleeping; -1: never sleep
     YIELD = auto()  # 1: give the core away between two looks

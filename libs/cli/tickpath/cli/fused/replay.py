@@ -47,6 +47,7 @@ from tickpath.signals.core import configured_strategies
 from tickpath.signals.engine import Engine
 from tickpath.signals.layout import Counter as SignalsCounter
 from tickpath.signals.strategy import StrategyError
+from tickpath.sim.kernels.matching import EXCH_NS
 from tickpath.sim.layout import Counter as SimCounter
 from tickpath.sim.offline import OfflineExchange
 from tickpath.sim.sources.load import load_tape
@@ -96,7 +97,7 @@ class Replay:
             cancel_repeat_ns=config.risk.cancel_repeat_ms * 1_000_000,
         )  # fmt: skip
         risk.core[Core.READY] = 1
-        journal = Journal.open(folder, 1, entries=options_entries(config))
+        journal = Journal.open(folder, 1, entries=config.exec.journal_segment_entries)
         self.exec_counters = np.zeros(len(ExecCounter), np.int64)
         self.exec_hist = histogram.empty(len(ExecHop))
         orders = Orders(journal, table.array, self.exec_counters, self.exec_hist, capacity=config.exec.order_capacity)
@@ -143,8 +144,6 @@ class Replay:
         orders.publish()
 
     def _now(self) -> int:
-        from tickpath.sim.kernels.matching import EXCH_NS  # noqa: PLC0415 - an index, used here only
-
         return int(self.exchange.replay.exchange.state[EXCH_NS])
 
     def _play(self) -> None:
@@ -233,11 +232,6 @@ class Replay:
             }  # fmt: skip
             total += value
         return {"profit": round(total, 2), "by_symbol": by_symbol}
-
-
-def options_entries(config: Config) -> int:
-    """Entries of a segment of the journal."""
-    return config.exec.journal_segment_entries
 
 
 def replay_files(config: Config, files: Sequence[Path]) -> Result:

@@ -10,6 +10,7 @@ import numba
 import numpy as np
 
 from tickpath.common.jit import kernel
+from tickpath.common.pages import Hot
 
 _PRIME = -7046029254386353131  # 2**64 divided by the golden ratio, odd
 
@@ -35,3 +36,10 @@ def fold(digest, words, n, mask):
                 digest = (digest ^ words[i, j]) * _PRIME + 1
                 digest ^= (digest >> 32) & 0xFFFFFFFF
     return digest
+
+
+@kernel("void(int64[::1], int64[:, ::1], int64, int64)")
+def add_to_digest(hot, words, n, mask):
+    """The first `n` records of `words` belong to the stream of decisions of the page whose ``hot`` this is."""
+    hot[Hot.DIGEST] = fold(hot[Hot.DIGEST], words, n, mask)
+    hot[Hot.DIGESTED] += n

@@ -10,7 +10,7 @@ from numba import int64
 
 from tickpath.common.jit import inlined, kernel
 from tickpath.common.kernels.atomics import load_relaxed, store_release
-from tickpath.common.kernels.digest import fold, words_mask
+from tickpath.common.kernels.digest import add_to_digest, words_mask
 from tickpath.common.kernels.memory import pairs_at, reports_at, rows_at, signals_at, ticks_at, words_at
 from tickpath.common.kernels.ring import ack, copy_out, publish, published, readable, record_at, slowest
 from tickpath.common.kernels.waiting import Wait, monotonic_ns, pause
@@ -169,8 +169,7 @@ def _decide(w, ctx, n, now_ns):
         if not _send(w):
             counters[Counter.BACK_PRESSURE] += 1
         hot = words_at(w[Reg.HOT], Hot.DIGESTED + 1)
-        hot[Hot.DIGEST] = fold(hot[Hot.DIGEST], rows_at(w[Reg.ORDERS], made, _ORDER_BYTES // 8), made, _ORDER_MASK)
-        hot[Hot.DIGESTED] += made
+        add_to_digest(hot, rows_at(w[Reg.ORDERS], made, _ORDER_BYTES // 8), made, _ORDER_MASK)
     if done:
         w[Reg.SIGNALS_NEXT] += done
         words_at(w[Reg.COUNTERS], _N_COUNTERS)[Counter.SIGNALS] += done

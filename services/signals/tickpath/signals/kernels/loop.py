@@ -10,7 +10,7 @@ from numba import int64
 
 from tickpath.common.jit import inlined, kernel
 from tickpath.common.kernels.atomics import fence_seq_cst, load_relaxed, store_relaxed, store_release
-from tickpath.common.kernels.digest import fold, words_mask
+from tickpath.common.kernels.digest import add_to_digest, words_mask
 from tickpath.common.kernels.memory import bytes_at, call, reports_at, rows_at, words_at
 from tickpath.common.kernels.ring import Head, ack, copy_out, log_end, publish, readable, record_at, room, slowest
 from tickpath.common.kernels.waiting import Wait, monotonic_ns, pause
@@ -138,8 +138,7 @@ def _strategies(w, n_room, now_ns):
     if n:
         publish(w[Reg.SIGNALS_RING], w[Reg.BELLS], w[Reg.SIGNALS], n)
         hot = words_at(w[Reg.HOT], Hot.DIGESTED + 1)
-        hot[Hot.DIGEST] = fold(hot[Hot.DIGEST], rows_at(w[Reg.SIGNALS], n, _SIGNAL_BYTES // 8), n, _SIGNAL_MASK)
-        hot[Hot.DIGESTED] += n
+        add_to_digest(hot, rows_at(w[Reg.SIGNALS], n, _SIGNAL_BYTES // 8), n, _SIGNAL_MASK)
 
 
 @kernel(int64(numba.int64[::1], int64))

@@ -15,7 +15,7 @@ from numba import int64
 from tickpath.cli.fused.layout import Reg, Why
 from tickpath.common.histogram import HIST_SIZE
 from tickpath.common.jit import inlined, kernel
-from tickpath.common.kernels.digest import fold, words_mask
+from tickpath.common.kernels.digest import add_to_digest, words_mask
 from tickpath.common.kernels.hist import record
 from tickpath.common.kernels.memory import (
     bytes_at,
@@ -57,9 +57,7 @@ _N_SIGNALS_COUNTERS: Final = len(SignalsCounter)
 
 @inlined
 def _digest(hot, address, n, record_bytes, mask):
-    words = words_at(hot, Hot.DIGESTED + 1)
-    words[Hot.DIGEST] = fold(words[Hot.DIGEST], rows_at(address, n, record_bytes // 8), n, mask)
-    words[Hot.DIGESTED] += n
+    add_to_digest(words_at(hot, Hot.DIGESTED + 1), rows_at(address, n, record_bytes // 8), n, mask)
 
 
 @inlined
@@ -247,7 +245,5 @@ def live(w, risk_ctx, exec_ctx, feed, buffer, messages, lengths, until_ns):
                 sched_yield()
             else:
                 cpu_pause()
-        else:
-            w[Reg.SLEEPS] += 1
-            if wait_fds(w[Reg.MARKET_FD], w[Reg.VENUE_FD], until_ns - now_ns) == 0:
-                return int64(Why.IDLE)
+        elif wait_fds(w[Reg.MARKET_FD], w[Reg.VENUE_FD], until_ns - now_ns) == 0:
+            return int64(Why.IDLE)
