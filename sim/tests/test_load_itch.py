@@ -212,7 +212,7 @@ def test_the_instrument_table_of_a_tape_loads(tmp_path: Path) -> None:
     table = load_instruments(tmp_path / "instruments.csv")
     assert table.symbols == ("AAPL", "MSFT")
     assert (table.array["price_step_ticks"] == 100).all()
-    assert (table.array["price4_per_tick"] == 1).all()
+    assert (table.array["price_units_per_tick"] == 1).all()
 
 
 def test_a_tape_without_symbols_has_no_instrument_table(tmp_path: Path) -> None:

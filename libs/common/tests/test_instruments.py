@@ -16,7 +16,7 @@ from tickpath.common.instruments import (
     shard_of,
 )
 
-HEADER = ",".join(COLUMNS) + "\n"
+HEADER = ",".join(COLUMNS[:-1]) + "\n"
 
 
 def test_a_table_survives_being_written_and_read(tmp_path: Path) -> None:
@@ -27,7 +27,20 @@ def test_a_table_survives_being_written_and_read(tmp_path: Path) -> None:
     assert (again.array == table.array).all()
     assert again.id_of("ESH4") == 1
     assert again.price(1, 19001) == Decimal("4750.25")
-    assert again.array["price4_per_tick"].tolist() == [1, 2500]
+    assert again.array["price_units_per_tick"].tolist() == [1, 2500]
+
+
+def test_a_lot_may_be_a_fraction_and_the_exchange_may_count_in_ticks(tmp_path: Path) -> None:
+    """0.00001 BTC at ticks of 0.01: a lot gains 0.0000001 dollar by a tick, and the exchange is asked for 1, not 0."""
+    rows = [("BTCUSDT", "0.01", 1, "0.00001", "0.00001", "USDT", "0.01"), ("EURUSD", "0.00001", 1, 1, 1, "USD")]
+    save_instruments(make_table(rows), tmp_path / "i.csv")
+    again = load_instruments(tmp_path / "i.csv")
+    assert again.array["tick_value_e8"].tolist() == [10, 1000]
+    assert again.array["lot_size"].tolist() == [1, 1]
+    assert again.array["price_units_per_tick"].tolist() == [1, 0]
+    assert again.texts[0] == ("0.00001", "0.00001", "0.01")
+    with pytest.raises(InstrumentError, match="multiple of 0.00000001"):
+        make_table([("A", "0.00001", 1, 1, "0.00001", "USD")])
 
 
 def test_every_fault_is_named_with_its_row(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ from tickpath.exec.lifecycle import Refusal
 def enter_order(ref: int, order: np.ndarray) -> bytes:
     """What the codec makes of an order."""
     row = order[0]
-    per_tick = int(TABLE.array["price4_per_tick"][row["instrument"]])
+    per_tick = int(TABLE.array["price_units_per_tick"][row["instrument"]])
     message = ouch50.ENTER_ORDER.encode(
         appendage={}, user_ref_num=ref, side="B" if row["side"] == Side.BUY else "S", quantity=int(row["qty_lots"]),
         symbol=TABLE.symbols[row["instrument"]], price=int(row["price_ticks"]) * per_tick,

@@ -112,6 +112,21 @@ class CoresConfig(_Section):
     side: tuple[int, ...] = ()  # of all side processes
 
 
+class LineConfig(_Section):
+    """A second line that carries the same packets."""
+
+    host: str  # unicast address to bind, or multicast group to join
+    port: Port
+    interface: str = "127.0.0.1"
+
+
+class ServerConfig(_Section):
+    """Where a server of the exchange listens."""
+
+    host: str = "127.0.0.1"
+    port: Port
+
+
 class FeedConfig(_Section):
     """Market data in."""
 
@@ -119,6 +134,18 @@ class FeedConfig(_Section):
     host: str = "127.0.0.1"  # unicast address to bind, or multicast group to join
     port: Port = 26400
     interface: str = "127.0.0.1"  # address of the interface on which a multicast group is joined
+    line_b: LineConfig | None = None  # the same packets once more: the first copy wins
+    retransmission: ServerConfig | None = ServerConfig(port=26402)  # MoldUDP64 requests (UDP); None: there is none
+    snapshot: ServerConfig | None = ServerConfig(port=26403)  # whole books over SoupBinTCP; None: there is none
+    snapshot_username: Annotated[str, Field(min_length=1, max_length=6)] = "TICKPT"
+    window_datagrams: Annotated[int, Field(ge=16, le=65536)] = 4096  # packets that may wait behind a gap
+    reorder_us: Annotated[int, Field(ge=0, le=1_000_000)] = 500  # a gap may close by itself for so long
+    request_timeout_ms: Annotated[int, Field(ge=1, le=10_000)] = 10  # then the missing messages are asked for again
+    request_attempts: Annotated[int, Field(ge=1, le=100)] = 5  # without any answer; then a snapshot is taken
+    snapshot_timeout_ms: Annotated[int, Field(ge=100, le=600_000)] = 10_000
+    stale_ms: Annotated[int, Field(ge=100, le=600_000)] = 3000  # nothing heard, not even a heartbeat, for so long
+    busy_poll_us: Annotated[int, Field(ge=0, le=10_000)] = 0  # SO_BUSY_POLL; 0: off
+    kernel_stamps: bool = False  # measure how long datagrams wait in the socket (SO_TIMESTAMPNS)
     rcvbuf_bytes: Annotated[int, Field(ge=65536, le=1 << 30)] = 32 << 20
     batch: Annotated[int, Field(ge=1, le=1024)] = 64  # datagrams per receive call
     order_capacity: PowerOfTwo = 1 << 20

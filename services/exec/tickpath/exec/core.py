@@ -34,9 +34,12 @@ def open_orders(config: Config, table: InstrumentTable, page: Page) -> Orders:
     """Today's journal, verified and replayed. Raises StartError."""
     day = trading_day()
     options = config.exec
-    odd = [s for s, ratio in zip(table.symbols, table.array["price4_per_tick"], strict=True) if ratio < 1]
+    odd = [s for s, ratio in zip(table.symbols, table.array["price_units_per_tick"], strict=True) if ratio < 1]
     if odd:
-        msg = f"{config.instruments}: the venue's price unit is 0.0001; tick_size is below it for {odd[:5]}"
+        msg = (
+            f"{config.instruments}: tick_size must be a multiple of price_unit (0.0001 where that column is missing);"
+            f" it is not for {odd[:5]}"
+        )
         raise StartError(msg)
     try:
         journal = Journal.open(

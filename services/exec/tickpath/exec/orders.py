@@ -56,7 +56,7 @@ class Orders:
         ids = 1 << max(4, (2 * day_orders - 1).bit_length())
         self.ids: Words = np.zeros((ids, 2), dtype=np.int64)
         self.refs: Words = np.zeros(day_orders + 1, dtype=np.int64)
-        self.factors: Words = np.column_stack((instruments["price4_per_tick"], instruments["lot_size"]))
+        self.factors: Words = np.column_stack((instruments["price_units_per_tick"], instruments["lot_size"]))
         self.factors = np.ascontiguousarray(self.factors, dtype=np.int64)
         for array in (self.pool, self.cancel_ns, self.ids, self.refs):
             array.view(np.uint8).fill(0)  # memory that was never written is not there yet

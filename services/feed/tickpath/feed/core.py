@@ -42,10 +42,11 @@ class FeedCore:
     def __init__(self, config: Config, page: Page, side: Page | None) -> None:
         """Raises StartError."""
         table = load_instruments(config.instruments)
-        odd = [s for s, ratio in zip(table.symbols, table.array["price4_per_tick"], strict=True) if ratio != 1]
+        odd = [s for s, ratio in zip(table.symbols, table.array["price_units_per_tick"], strict=True) if ratio != 1]
         if odd:
             msg = (
-                f"{config.instruments}: ITCH prices are 1/10000, so tick_size must be 0.0001; it is not for {odd[:5]}"
+                f"{config.instruments}: tick_size must be the price_unit of the feed (0.0001 where that column is"
+                f" missing); it is not for {odd[:5]}"
             )
             raise StartError(msg)
         options = config.feed

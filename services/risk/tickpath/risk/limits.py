@@ -199,7 +199,7 @@ def new_rows(table: InstrumentTable) -> Limits:
     symbols = rows[FIRST_SYMBOL_ROW:]
     symbols["price_step_ticks"] = table.array["price_step_ticks"]
     symbols["qty_step_lots"] = 1
-    symbols["tick_value_e8"] = table.array["tick_e8"] * table.array["multiplier"]
+    symbols["tick_value_e8"] = table.array["tick_value_e8"]
     return rows
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from tickpath.common.protocols.itch50 import LAYOUTS, SIZES
 from tickpath.sim.sources.files import ALLOWED, read_data
 from tickpath.sim.sources.kernels import index as kernels
-from tickpath.sim.sources.tape import Bytes, DataFileError, Ints, Tape
+from tickpath.sim.sources.tape import Bytes, DataFileError, Ints, Tape, Terms
 
 _N_LOCATES: Final = 1 << 16
 
@@ -132,8 +132,10 @@ def _merge(files: list[_File]) -> Tape:
     refs = np.empty(0, np.int64)
     findings: Counter[str] = Counter()
     symbols: dict[str, int] = {}
+    terms: dict[str, Terms] = {}
     for file in files:
         tape = file.tape
+        terms |= tape.terms
         locates = _assign(file, taken, locate_of)
         if (locates != np.arange(_N_LOCATES)).any():
             findings["locates_rewritten"] += kernels.rewrite_locates(tape.data, tape.offsets, locates)
@@ -161,6 +163,7 @@ def _merge(files: list[_File]) -> Tape:
         source=" + ".join(file.tape.source for file in files),
         counts=dict(counts),
         findings=dict(findings),
+        terms=terms,
     )
 
 

@@ -8,19 +8,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from tickpath.common.instruments import InstrumentError, make_table, save_instruments
+from tickpath.common.instruments import InstrumentError, Row, make_table, save_instruments
 
 Bytes = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int64]
 
-#: Nasdaq's unit of price and smallest step of an order's price: 1/10000 dollar and one cent.
-TICK_SIZE: Final = "0.0001"
-PRICE_STEP_TICKS: Final = 100
+
+class Terms(NamedTuple):
+    """How an instrument is traded: a row of the instrument table. A tape's price fields count in ticks of it, its
+    quantities in lots. The default is Nasdaq's: 1/10000 dollar, orders in whole cents, one share."""
+
+    tick_size: str = "0.0001"
+    price_step_ticks: int = 100
+    lot_size: str = "1"
+    multiplier: str = "1"
+    currency: str = "USD"
 
 
 class DataFileError(Exception):
@@ -41,6 +48,7 @@ class Tape:
     source: str  # what this is, for people
     counts: dict[str, int]  # messages by type letter
     findings: dict[str, int] = field(default_factory=dict)  # what is odd about the data; see FINDINGS
+    terms: dict[str, Terms] = field(default_factory=dict)  # of the symbols that are not traded on Nasdaq's
 
     def __len__(self) -> int:
         return len(self.time_ns)
@@ -84,10 +92,12 @@ FINDINGS: Final[dict[str, str]] = {
 def write_instruments(tape: Tape, path: Path) -> None:
     """Write the instrument table (CSV, see `tickpath.common.instruments`) of the tape's symbols, sorted by name.
 
-    Nasdaq's terms: tick 0.0001, orders priced in whole cents, lots of one share, dollars. Raises DataFileError when
-    the tape has no symbol or the file cannot be written.
+    Raises DataFileError when the tape has no symbol or the file cannot be written.
     """
-    rows = [(symbol, TICK_SIZE, PRICE_STEP_TICKS, 1, 1, "USD") for symbol in sorted(tape.symbols)]
+    rows: list[Row] = []
+    for symbol in sorted(tape.symbols):
+        terms = tape.terms.get(symbol, Terms())
+        rows.append((symbol, *terms, terms.tick_size))
     try:
         save_instruments(make_table(rows), path)
     except InstrumentError as error:

@@ -218,7 +218,7 @@ class Replay:
             if not len(mine):
                 continue
             item = self.table.array[i]
-            per_tick = int(item["tick_e8"]) * int(item["multiplier"]) / 1e8
+            per_tick = int(item["tick_value_e8"]) / 1e8
             signed = np.where(mine["side"] == Side.BUY, mine["last_lots"], -mine["last_lots"])
             position = int(signed.sum())
             mark = self.marks[i]
