@@ -31,7 +31,7 @@ def test_a_table_survives_being_written_and_read(tmp_path: Path) -> None:
 
 
 def test_a_lot_may_be_a_fraction_and_the_exchange_may_count_in_ticks(tmp_path: Path) -> None:
-    """0.00001 BTC at ticks of 0.01: a lot gains 0.0000001 dollar by a tick, and the exchange is asked for 1, not 0."""
+    """A lot of 0.00001 BTC gains 0.0000001 by a tick of 0.01, and is 1 to the exchange."""
     rows = [("BTCUSDT", "0.01", 1, "0.00001", "0.00001", "USDT", "0.01"), ("EURUSD", "0.00001", 1, 1, 1, "USD")]
     save_instruments(make_table(rows), tmp_path / "i.csv")
     again = load_instruments(tmp_path / "i.csv")
@@ -39,7 +39,7 @@ def test_a_lot_may_be_a_fraction_and_the_exchange_may_count_in_ticks(tmp_path: P
     assert again.array["lot_size"].tolist() == [1, 1]
     assert again.array["price_units_per_tick"].tolist() == [1, 0]
     assert again.texts[0] == ("0.00001", "0.00001", "0.01")
-    with pytest.raises(InstrumentError, match="multiple of 0.00000001"):
+    with pytest.raises(InstrumentError, match=r"multiple of 0\.00000001"):
         make_table([("A", "0.00001", 1, 1, "0.00001", "USD")])
 
 

@@ -51,6 +51,7 @@ _READY_POLL_S: Final = 0.05  # every look costs the processes that start some of
 _PORTS: Final = (
     ("feed", "http_port"), ("signals", "http_port"), ("risk", "http_port"), ("exec", "http_port"),
     ("sim", "http_port"), ("feed", "port"), ("exec", "port"),
+    ("feed", "retransmission_port"), ("feed", "snapshot_port"),
 )  # fmt: skip
 
 
@@ -266,8 +267,12 @@ class Launcher:
         wanted.append(("feed", "port", config.feed.host, socket.SOCK_DGRAM))
         if self.options.with_sim:
             wanted.append(("exec", "port", config.exec.host, socket.SOCK_STREAM))
+            wanted.append(("feed", "retransmission_port", config.feed.retransmission_host, socket.SOCK_DGRAM))
+            wanted.append(("feed", "snapshot_port", config.feed.snapshot_host, socket.SOCK_STREAM))
         for section, key, host, kind in wanted:
             port = getattr(getattr(config, section), key)
+            if port is None:
+                continue
             with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, kind) as probe:
                 if kind == socket.SOCK_STREAM:
                     probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -112,21 +112,6 @@ class CoresConfig(_Section):
     side: tuple[int, ...] = ()  # of all side processes
 
 
-class LineConfig(_Section):
-    """A second line that carries the same packets."""
-
-    host: str  # unicast address to bind, or multicast group to join
-    port: Port
-    interface: str = "127.0.0.1"
-
-
-class ServerConfig(_Section):
-    """Where a server of the exchange listens."""
-
-    host: str = "127.0.0.1"
-    port: Port
-
-
 class FeedConfig(_Section):
     """Market data in."""
 
@@ -134,9 +119,13 @@ class FeedConfig(_Section):
     host: str = "127.0.0.1"  # unicast address to bind, or multicast group to join
     port: Port = 26400
     interface: str = "127.0.0.1"  # address of the interface on which a multicast group is joined
-    line_b: LineConfig | None = None  # the same packets once more: the first copy wins
-    retransmission: ServerConfig | None = ServerConfig(port=26402)  # MoldUDP64 requests (UDP); None: there is none
-    snapshot: ServerConfig | None = ServerConfig(port=26403)  # whole books over SoupBinTCP; None: there is none
+    line_b_port: Port | None = None  # the same packets once more, the first copy wins; None: there is one line
+    line_b_host: str = "127.0.0.1"
+    line_b_interface: str = "127.0.0.1"
+    retransmission_port: Port | None = None  # UDP: answers MoldUDP64 requests for missing messages; None: nobody does
+    retransmission_host: str = "127.0.0.1"
+    snapshot_port: Port | None = None  # TCP: gives whole books over SoupBinTCP (GLIMPSE); None: nobody does
+    snapshot_host: str = "127.0.0.1"
     snapshot_username: Annotated[str, Field(min_length=1, max_length=6)] = "TICKPT"
     window_datagrams: Annotated[int, Field(ge=16, le=65536)] = 4096  # packets that may wait behind a gap
     reorder_us: Annotated[int, Field(ge=0, le=1_000_000)] = 500  # a gap may close by itself for so long

@@ -7,8 +7,8 @@ The table is a CSV file with the header ``symbol,tick_size,price_step_ticks,lot_
 | --- | --- |
 | tick_size | the unit of every ``_ticks`` field, a decimal in the currency |
 | price_step_ticks | the smallest step of an order's price, in ticks |
-| lot_size | the unit of every ``_lots`` field: shares, contracts or coins in a lot; may be a fraction (0.00001 BTC) |
-| multiplier | money that a lot is worth for each 1 of the price: shares or coins in a lot, value of a contract's point |
+| lot_size | the unit of every ``_lots`` field: shares, contracts or coins in a lot; a fraction is allowed |
+| multiplier | money that a lot is worth for each 1 of the price: its shares or coins, or a contract's point |
 | price_unit | what 1 in a price field of the exchange means; 0.0001 when missing, as at Nasdaq |
 """
 
