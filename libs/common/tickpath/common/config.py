@@ -29,6 +29,7 @@ SECRETS: Final = (("admin", "token"), ("exec", "password"), ("redis", "password"
 Port = Annotated[int, Field(ge=1, le=65535)]
 PowerOfTwo = Annotated[int, Field(ge=2, le=1 << 24)]
 Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]  # of all: 0.05 is five in a hundred
 #: How records move between the stages: ZeroMQ over Unix or TCP sockets, rings in shared memory, or not at all
 #: because all four stages are one process.
 Lane = Literal["zmq-ipc", "zmq-tcp", "shm", "fused"]
@@ -90,6 +91,15 @@ class LinksConfig(_Section):
     heartbeat_ms: Positive = 100
     send_hwm_frames: Positive = 4096
     io_cores: tuple[int, ...] = ()  # cores of the ZeroMQ I/O threads; empty: any that the process may use
+
+
+class TapsConfig(_Section):
+    """What `tickpath tap` and `tickpath record` can see of the hot processes (docs/recording.md)."""
+
+    enabled: bool = True  # signals, orders and ticks; the shm lane needs no rings of its own for them
+    records: PowerOfTwo = 1 << 16  # that each of these rings holds
+    capture: bool = False  # also all that comes from the network, as it came: `tickpath record --streams datagrams`
+    capture_datagrams: PowerOfTwo = 1 << 14  # that its ring holds, 2064 bytes each
 
 
 class ProcessConfig(_Section):
@@ -234,6 +244,16 @@ class SimConfig(_Section):
     loop: bool = True  # begin the tape again, under new message numbers, when it is through
     cancel_on_disconnect: bool = False
     ttl: Annotated[int, Field(ge=0, le=255)] = 0
+    retransmission_packets: Annotated[int, Field(ge=1, le=64)] = 64  # that one request gets at most
+    # What goes wrong from the start, each copy of a packet by itself; `tickpath.sim.layout.Fault` says how.
+    fault_seed: Annotated[int, Field(ge=0, le=2**62)] = 1
+    loss_a: Share = 0.0
+    loss_b: Share = 0.0
+    duplicate: Share = 0.0
+    reorder: Share = 0.0
+    delay: Share = 0.0
+    delay_us: Annotated[int, Field(ge=0, le=1_000_000)] = 1000
+    loss_retransmission: Share = 0.0
 
 
 class Config(BaseSettings):
@@ -248,6 +268,7 @@ class Config(BaseSettings):
     admin: AdminConfig = AdminConfig()
     redis: RedisConfig = RedisConfig()
     links: LinksConfig = LinksConfig()
+    taps: TapsConfig = TapsConfig()
     process: ProcessConfig = ProcessConfig()
     cores: CoresConfig = CoresConfig()
     feed: FeedConfig = FeedConfig()

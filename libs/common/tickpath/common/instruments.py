@@ -166,13 +166,20 @@ def load_instruments(path: Path) -> InstrumentTable:
         raise InstrumentError(msg) from None
 
 
+def rows_of(table: InstrumentTable) -> list[Row]:
+    """The rows of a table: `make_table` gives it back."""
+    rows: list[Row] = []
+    for index, symbol in enumerate(table.symbols):
+        tick = Decimal(int(table.array["tick_e8"][index])).scaleb(-8).normalize()
+        step = int(table.array["price_step_ticks"][index])
+        lot, multiplier, price_unit = table.texts[index]
+        rows.append((symbol, f"{tick:f}", step, lot, multiplier, table.currencies[index], price_unit))
+    return rows
+
+
 def save_instruments(table: InstrumentTable, path: Path) -> None:
     """Write the table so that `load_instruments` reads it back."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
-        for index, symbol in enumerate(table.symbols):
-            tick = Decimal(int(table.array["tick_e8"][index])).scaleb(-8).normalize()
-            step = table.array["price_step_ticks"][index]
-            lot, multiplier, price_unit = table.texts[index]
-            writer.writerow([symbol, f"{tick:f}", step, lot, multiplier, table.currencies[index], price_unit])
+        writer.writerows(rows_of(table))

@@ -193,6 +193,20 @@ REPORT: Final = np.dtype(
     ]
 )
 
+#: Most bytes of a message in one DATAGRAM record; a longer one goes on in the records behind it.
+DATAGRAM_BYTES: Final = 2048
+
+#: What a capture keeps of one message as it came from the network: a datagram, or a frame of a stream.
+DATAGRAM: Final = np.dtype(
+    [
+        ("recv_ns", "<i8"),  # received, CLOCK_MONOTONIC
+        ("length", "<i4"),  # bytes of the whole message
+        ("line", "<i2"),  # which of several lines or connections it came from, the source's own numbering
+        ("part", "<i2"),  # 0 for its first DATAGRAM_BYTES bytes, 1 for the next, ...
+        ("data", "u1", (DATAGRAM_BYTES,)),  # what is behind the end of the message means nothing
+    ]
+)
+
 CL_ORD_ID_LEN: Final = 14
 _BASE32: Final = b"0123456789ABCDEFGHIJKLMNOPQRSTUV"
 

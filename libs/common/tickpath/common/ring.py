@@ -66,8 +66,8 @@ from tickpath.common.kernels.ring import DATA_OFFSET, MAX_READERS, Head, RingMod
 from tickpath.common.kernels.waiting import BELL_BYTES, BELLS, Wait
 
 __all__ = [
-    "BELLS", "DATA_OFFSET", "MAX_READERS", "SPIN_NS", "Bells", "Head", "RingError", "RingMode", "RingReader",
-    "RingWriter", "Slot", "WaitStrategy", "Waiter", "choose_wait",
+    "BELLS", "DATA_OFFSET", "MAX_READERS", "SPIN_NS", "Bells", "Head", "RingError", "RingMode", "RingObserver",
+    "RingReader", "RingWriter", "Slot", "WaitStrategy", "Waiter", "choose_wait",
 ]  # fmt: skip
 
 Records = npt.NDArray[Any]
@@ -190,16 +190,17 @@ class Waiter:
 class _File:
     """A mapped ring file and the locks that this opener holds on it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
         """Raises FileNotFoundError, and RingError when it is not a ring."""
         self.path = path
-        self.descriptor = os.open(path, os.O_RDWR)
+        self.descriptor = os.open(path, os.O_RDONLY if read_only else os.O_RDWR)
         try:
             size = os.fstat(self.descriptor).st_size
             if size < DATA_OFFSET:
                 msg = f"{path} is not a ring: it has {size} bytes"
                 raise RingError(msg)
-            self.memory = mmap.mmap(self.descriptor, size, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
+            access = mmap.PROT_READ if read_only else mmap.PROT_READ | mmap.PROT_WRITE
+            self.memory = mmap.mmap(self.descriptor, size, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE, prot=access)
             self.head = np.frombuffer(self.memory, dtype=np.int64, count=DATA_OFFSET // 8)
             self.address = int(self.head.ctypes.data)
             if self[Head.MAGIC] != _MAGIC:
@@ -243,6 +244,11 @@ class _File:
         except (BlockingIOError, PermissionError):
             return False
         return True
+
+    def is_locked(self, byte: int) -> bool:
+        """Whether another opener holds a lock."""
+        asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
+        return bool(_FLOCK.unpack(fcntl.fcntl(self.descriptor, fcntl.F_OFD_GETLK, asked))[0] != fcntl.F_UNLCK)
 
     def unlock(self, byte: int) -> None:
         """Give a lock back."""
@@ -411,6 +417,19 @@ def _carry_over(old: _File, new: _File) -> None:
     raw = np.dtype((np.void, old[Head.RECORD_BYTES]))
     seqs = np.arange(last - unread + 1, last + 1)
     new.records(raw)[seqs & (new[Head.CAPACITY] - 1)] = old.records(raw)[seqs & (old[Head.CAPACITY] - 1)]
+
+
+def _check(file: _File, dtype: np.dtype[Any], kind: int) -> None:
+    """Raises RingError when a ring is not what its reader expects."""
+    geometry = (
+        ("layout version", file[Head.VERSION], _VERSION),
+        ("record bytes", file[Head.RECORD_BYTES], dtype.itemsize),
+        ("kind", file[Head.KIND], kind),
+    )
+    wrong = [f"{what} {found}, expected {expected}" for what, found, expected in geometry if found != expected]
+    if wrong:
+        msg = f"{file.path} is a ring of another geometry: {'; '.join(wrong)}"
+        raise RingError(msg)
 
 
 class _End:
@@ -614,7 +633,7 @@ class RingReader(_End):
                 msg = f"there is no ring at {self.path}; its writer makes it"
                 raise RingError(msg) from None
             try:
-                self._check(file)
+                _check(file, self.dtype, self.kind)
                 file.lock(_SETUP, wait=True)
                 if file.is_current():
                     if file[Head.RETIRED]:
@@ -642,17 +661,6 @@ class RingReader(_End):
         # A predecessor may have asked to begin again and not lived to see it granted.
         asked = file[file.slot(self.slot, Slot.REQUEST)] != file[Head.GRANTED] and file[Head.MODE] == RingMode.LOG
         self.next_seq = file[file.slot(self.slot, Slot.WANT)] if asked else self.acked + 1
-
-    def _check(self, file: _File) -> None:
-        geometry = (
-            ("layout version", file[Head.VERSION], _VERSION),
-            ("record bytes", file[Head.RECORD_BYTES], self.dtype.itemsize),
-            ("kind", file[Head.KIND], self.kind),
-        )
-        wrong = [f"{what} {found}, expected {expected}" for what, found, expected in geometry if found != expected]
-        if wrong:
-            msg = f"{self.path} is a ring of another geometry: {'; '.join(wrong)}"
-            raise RingError(msg)
 
     def _take_slot(self, file: _File) -> int:
         """Slot of this name, else a free one, else that of a reader that is gone. Called with the setup lock held."""
@@ -772,3 +780,94 @@ class RingReader(_End):
         """Everything that is published, and of a log everything that is behind the ring, was read."""
         end = kernels.log_end(self.address) if self._file[Head.MODE] == RingMode.LOG else self.published + 1
         return bool(self.next_seq >= end)
+
+
+class RingObserver:
+    """Looks at a ring without taking part: no slot, no lock, not one byte written, so that nobody can be slowed.
+
+    Of a fan-out or a lossless ring, with any number of observers beside its readers. `dtype` and `kind` as for a
+    reader. It begins with the next record, or `from_oldest` with the oldest that is left. `next_seq` is the number
+    that comes next; `missed` how many were overwritten before they were read; `lives` counts the files that it has
+    followed: numbers go on in a file that took another's place, and begin anew where the file had been removed.
+    Raises RingError: no ring (yet), another geometry.
+    """
+
+    def __init__(self, path: Path, dtype: npt.DTypeLike, *, kind: int = 0, from_oldest: bool = False) -> None:
+        self.path, self.dtype, self.kind = path, np.dtype(dtype), kind
+        self.missed = 0
+        self.lives = 1
+        self._file = self._open()
+        last = kernels.published(self._file.address)
+        self.next_seq = int(min(kernels.first_intact(self._file.address), last + 1) if from_oldest else last + 1)
+
+    def _open(self) -> _File:
+        try:
+            file = _File(self.path, read_only=True)
+        except OSError as error:
+            msg = f"cannot look at the ring {self.path}: {error.strerror}; its writer makes it"
+            raise RingError(msg) from None
+        try:
+            _check(file, self.dtype, self.kind)
+            if file[Head.MODE] == RingMode.LOG:
+                msg = f"{self.path} ships a log to its reader; what is behind it is to be read there"
+                raise RingError(msg)
+        except RingError:
+            file.close()
+            raise
+        return file
+
+    @property
+    def published(self) -> int:
+        """Number of the last record that can be read; 0 before the first."""
+        return int(kernels.published(self._file.address))
+
+    @property
+    def epoch(self) -> int:
+        """Which life of the writer this is, from 1."""
+        return self._file[Head.EPOCH]
+
+    @property
+    def writer_pid(self) -> int:
+        """Process that writes, or wrote last."""
+        return self._file[Head.WRITER_PID]
+
+    @property
+    def is_written(self) -> bool:
+        """Whether the writer is alive."""
+        return self._file.is_locked(_WRITER)
+
+    def read(self, most: int = 4096) -> tuple[Records, int]:
+        """(copies of the next records, at most `most`; number of those before them that were overwritten unread)."""
+        records = np.empty(most, dtype=self.dtype)
+        n, missed = kernels.copy_out(self._file.address, self.next_seq, records.ctypes.data, most)
+        self.next_seq += int(missed + n)
+        self.missed += int(missed)
+        if not n + missed:
+            self._follow()
+        return records[:n], int(missed)
+
+    def _follow(self) -> None:
+        """Go on in the file that took the place of this one, if there is one."""
+        if self._file.is_current():
+            return
+        try:
+            new = self._open()
+        except RingError:
+            return  # nothing there (yet), or something else now
+        if not self._file[Head.RETIRED]:
+            self.next_seq = 1
+        self._file.close()
+        self._file = new
+        self.lives += 1
+
+    def close(self) -> None:
+        """Look no more."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
