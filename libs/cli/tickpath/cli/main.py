@@ -198,6 +198,100 @@ def top(config: ConfigOption = None, run_dir: RunDirOption = None) -> None:
     _guarded(lambda: show_top(_find(config, run_dir, None)))
 
 
+@app.command()
+def tap(
+    stream: Annotated[str, typer.Argument(help="ticks, signals, orders or reports.")],
+    symbol: Annotated[str | None, typer.Option("--symbol", help="Of this instrument only.")] = None,
+    count: Annotated[int | None, typer.Option("--count", min=1, help="Stop after so many.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
+    since_start: Annotated[
+        bool, typer.Option("--since-start", help="Begin with the oldest that are kept, not with the next.")
+    ] = False,
+    config: ConfigOption = None,
+    run_dir: RunDirOption = None,
+) -> None:
+    """Watch a stream of a running system, decoded; the system does not notice."""
+    from tickpath.cli.tap import show_tap
+
+    _guarded(
+        lambda: show_tap(
+            _find(config, run_dir, None), stream, symbol=symbol, count=count, as_json=as_json,
+            since_start=since_start, say=say,
+        )
+    )  # fmt: skip
+
+
+@app.command()
+def book(
+    symbol: Annotated[str, typer.Argument(help="As in the instrument table.")],
+    levels: Annotated[int, typer.Option("--levels", min=1, max=100, help="Prices on each side.")] = 10,
+    once: Annotated[bool, typer.Option("--once", help="Print it once, not live.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
+    config: ConfigOption = None,
+    run_dir: RunDirOption = None,
+) -> None:
+    """Watch the order book of an instrument: prices, lots and orders on both sides."""
+    from tickpath.cli.book import show_book
+
+    _guarded(lambda: show_book(_find(config, run_dir, None), symbol, levels=levels, once=once, as_json=as_json))
+
+
+@app.command()
+def record(
+    out: Annotated[
+        Path | None, typer.Option("--out", help="New or empty folder (default: recording-DATE-TIME).")
+    ] = None,
+    streams: Annotated[
+        str,
+        typer.Option(
+            "--streams",
+            help="Of ticks,signals,orders,reports,datagrams, with commas between (default: all that can be seen).",
+            show_default=False,
+        ),
+    ] = "",
+    seconds: Annotated[
+        float | None, typer.Option("--seconds", min=0.1, help="Stop after so long (default: with the system).")
+    ] = None,
+    segment_mb: Annotated[int, typer.Option("--segment-mb", min=1, max=4096, help="Size of a file.")] = 64,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+    run_dir: RunDirOption = None,
+) -> None:
+    """Record streams of a running system into compressed files; it may be slow or die, the system does not notice."""
+    from tickpath.cli.record import run_record
+
+    chosen = [name for item in streams.split(",") if (name := item.strip())]
+    _guarded(
+        lambda: run_record(
+            _find(config, run_dir, None), out, chosen, seconds=seconds, segment_bytes=segment_mb << 20,
+            as_json=as_json, say=say,
+        )
+    )  # fmt: skip
+
+
+@app.command()
+def export(
+    recording: Annotated[
+        Path | None, typer.Argument(help="A recording (folder), or one segment of it.", show_default=False)
+    ] = None,
+    journal: Annotated[
+        Path | None, typer.Option("--journal", help="A journal of exec instead: its orders and reports.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder for one file per stream.")] = Path("export"),
+    file_format: Annotated[str, typer.Option("--format", help="parquet, csv or (datagrams only) pcap.")] = "parquet",
+    instruments: Annotated[
+        Path | None, typer.Option("--instruments", help="Of a journal: its instrument table (default: configured).")
+    ] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Write a recording as Parquet (for pandas, polars, DuckDB), CSV or, its datagrams, as a capture."""
+    from tickpath.cli.export import run_export
+
+    if (recording is None) == (journal is None):
+        fail("name a recording or --journal DIR, one of them")
+    _guarded(lambda: run_export(recording, journal, out, file_format, instruments, config, say))
+
+
 @limits_app.command("list")
 def limits_list(
     as_json: JsonOption = False, config: ConfigOption = None, run_dir: RunDirOption = None, token: TokenOption = None

@@ -823,13 +823,8 @@ class RingObserver:
 
     @property
     def epoch(self) -> int:
-        """Which life of the writer this is, from 1."""
-        return self._file[Head.EPOCH]
-
-    @property
-    def writer_pid(self) -> int:
-        """Process that writes, or wrote last."""
-        return self._file[Head.WRITER_PID]
+        """Of the life of the writer: what it says (`set_log`), else which life of a writer it is, from 1."""
+        return self._file[Head.LOG_EPOCH] or self._file[Head.EPOCH]
 
     @property
     def is_written(self) -> bool:
