@@ -207,7 +207,8 @@ def line_of(stream: str, seq: int, found: dict[str, Any]) -> str:
     if stream == "orders":
         return f"{head}  {what:<16}  {lots:<20}  {found['cl_ord_id']}  {_after(found, 'approved_ns')}"
     fill = f"  last {found['last_lots']:,} @ {found['last']}" if found["event"] == "FILL" else ""
-    return f"{head}  {what:<24}  {lots:<20}  {found['cl_ord_id']}  {found['state']}  leaves {found['leaves_lots']:,}{fill}"
+    state = f"{found['state']}  leaves {found['leaves_lots']:,}"
+    return f"{head}  {what:<24}  {lots:<20}  {found['cl_ord_id']}  {state}{fill}"
 
 
 def _quote(found: dict[str, Any], side: str) -> str:
