@@ -1,0 +1,400 @@
+"""The books of all symbols of one venue, and what they tell as ITCH 5.0.
+
+A codec puts in what the venue sent: whole books, changes of levels, trades, with prices and quantities as the text of
+the venue; see `tickpath.common.crypto.kernels.l2` for what comes of it. `take` hands over the messages made so far.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Sequence
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from tickpath.common.crypto.kernels import l2
+from tickpath.common.jit import direct
+from tickpath.common.protocols.itch50 import frame, stock_directory, trading_action
+
+Bytes = npt.NDArray[np.uint8]
+Ints = npt.NDArray[np.int64]
+
+BID, ASK = l2.BID, l2.ASK
+
+#: Best levels of a side that are told as ITCH unless something else is asked for.
+WINDOW: Final = 1000
+#: Levels of a side beyond which the worst book of a venue is taken for an attack, not for a market.
+MAX_LEVELS: Final = 1 << 18
+
+_NS_PER_DAY: Final = 86_400_000_000_000
+_REFS_PER_SYMBOL: Final = 1 << 44
+
+_update, _trade, _clear, _checksum_text = map(direct, (l2.update, l2.trade, l2.clear, l2.checksum_text))
+
+
+class Batch(NamedTuple):
+    """Messages: number i is ``data[offsets[i] + 2 : offsets[i + 1]]``, with its length in the two bytes before."""
+
+    data: Bytes
+    offsets: Ints  # int64[n + 1]
+    time_ns: Ints  # int64[n]: ns after midnight UTC
+
+
+class Level(NamedTuple):
+    """A price level, exact."""
+
+    price: Decimal
+    qty: Decimal
+
+
+class _Symbol:
+    """The arrays of one symbol."""
+
+    __slots__ = ("alpha", "levels", "name", "short", "state")
+
+    def __init__(self, name: str, short: str, locate: int) -> None:
+        self.name = name
+        self.short = short
+        self.alpha: Bytes = np.frombuffer(short.encode("ascii").ljust(8), np.uint8).copy()
+        self.levels: npt.NDArray[np.int64] = np.zeros((2, 256, l2.LEVEL_COLUMNS), np.int64)
+        self.state: Ints = np.zeros(l2.STATE_SIZE, np.int64)
+        self.state[l2.LOCATE] = locate
+        self.state[l2.NEXT_REF] = 1 + locate * _REFS_PER_SYMBOL
+        self.state[[l2.TICK_MUL, l2.TICK_DIV, l2.LOT_MUL, l2.LOT_DIV]] = 1
+
+
+class Market:
+    """Symbols by number, 0 to n - 1, in the order in which they were added; their ITCH locate is number + 1."""
+
+    def __init__(self) -> None:
+        self._symbols: list[_Symbol] = []
+        self.numbers: dict[str, int] = {}
+        self._time_ns = 0
+        self._text: Bytes = np.zeros(1 << 16, np.uint8)
+        self._view = memoryview(self._text)
+        self._rows = np.zeros((1 << 10, l2.ROW_COLUMNS), np.int64)
+        self._out: Bytes = np.zeros(1 << 16, np.uint8)
+        self._offsets: Ints = np.zeros(1 << 11, np.int64)
+        self._made: Ints = np.zeros(2, np.int64)
+        self._times: list[tuple[int, int]] = []  # messages before the time was set, and that time
+
+    # Symbols.
+
+    def add(self, name: str, short: str | None = None) -> int:
+        """A symbol of the venue and its name in ITCH, see `short_names`; its number. Known names keep theirs."""
+        if name in self.numbers:
+            return self.numbers[name]
+        known = {symbol.short for symbol in self._symbols}
+        number = self.numbers[name] = len(self._symbols)
+        self._symbols.append(_Symbol(name, short or short_names([name], known)[name], number + 1))
+        self._check_types(number)
+        return number
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names at the venue, by number."""
+        return tuple(symbol.name for symbol in self._symbols)
+
+    @property
+    def shorts(self) -> tuple[str, ...]:
+        """Names in ITCH, by number."""
+        return tuple(symbol.short for symbol in self._symbols)
+
+    def tell(self, number: int, tick_size: Decimal, lot_size: Decimal, window: int = WINDOW) -> None:
+        """From now on tell the best `window` levels of a symbol as ITCH, in these units; the directory comes first."""
+        symbol = self._symbols[number]
+        self._set_units(symbol, tick_size, lot_size)
+        stamp = self._time_ns
+        self._append(frame(stock_directory(number + 1, stamp, symbol.short, round_lot_size=1)))
+        self._append(frame(trading_action(number + 1, stamp, symbol.short, "T")))
+        symbol.state[l2.WINDOW] = window
+        self._units = {**self._units, number: (tick_size, lot_size)}
+
+    _units: dict[int, tuple[Decimal, Decimal]] = {}  # noqa: RUF012 - replaced, never changed
+
+    def limit(self, number: int, levels: int) -> None:
+        """Keep only so many best levels of each side after each change."""
+        self._symbols[number].state[l2.LIMIT] = levels
+
+    # What the venue sent.
+
+    @property
+    def time_ns(self) -> int:
+        """Time of the messages made now, ns after midnight UTC."""
+        return self._time_ns
+
+    @time_ns.setter
+    def time_ns(self, value: int) -> None:
+        self._time_ns = value
+        self._times.append((int(self._made[0]), value))
+
+    def update(self, number: int, bids: Any, asks: Any, *, snapshot: bool = False) -> int:
+        """Set levels: JSON lists in bytes, of ``["price", "quantity"]`` or of objects; quantity 0 removes.
+
+        `snapshot`: they are the whole book. Returns how many there were, -1 when the text is malformed: then nothing
+        has changed.
+        """
+        symbol = self._symbols[number]
+        middle = len(bids)
+        end = middle + len(asks)
+        if end > len(self._text):
+            self._text = np.zeros(2 * end, np.uint8)
+            self._view = memoryview(self._text)
+        self._view[:middle] = bids
+        self._view[middle:end] = asks
+        symbol.state[l2.TIME_NS] = self._time_ns
+        for _ in range(64):
+            n: int = _update(
+                symbol.levels, symbol.state, self._text, middle, end, self._rows, symbol.alpha, self._out,
+                self._offsets, self._made, snapshot,
+            )  # fmt: skip
+            if n >= 0:
+                return n
+            if not self._give(symbol, n):
+                return -1
+        return -1
+
+    def trade(
+        self, number: int, price: str, qty: str, side: int, trade_id: str | int = "", at: str | int = ""
+    ) -> bool:
+        """A trade against a resting order of `side`, price and quantity as text; False when they are malformed.
+
+        `trade_id` and `at` (its time) are as the venue writes them, for who overrides this.
+        """
+        del trade_id, at
+        symbol = self._symbols[number]
+        numbers = [_integer(price), _integer(qty)]
+        values: list[int] = []
+        for parsed, field in zip(numbers, (l2.PRICE_SCALE, l2.QTY_SCALE), strict=True):
+            if parsed is None or parsed[0] <= 0:
+                return False
+            value, decimals = parsed
+            more = decimals - int(symbol.state[field])
+            if more > 0:
+                self._rescale(symbol, more if field == l2.PRICE_SCALE else 0, more if field == l2.QTY_SCALE else 0)
+                more = 0
+            values.append(min(value * 10**-more, 10**18 - 1))
+        symbol.state[l2.TIME_NS] = self._time_ns
+        while code := _trade(symbol.state, side, *values, symbol.alpha, self._out, self._offsets, self._made):
+            self._give(symbol, code)
+        return True
+
+    def clear(self, number: int) -> None:
+        """Forget the book of a symbol; what was told of it is deleted."""
+        symbol = self._symbols[number]
+        symbol.state[l2.TIME_NS] = self._time_ns
+        while code := _clear(symbol.levels, symbol.state, self._out, self._offsets, self._made):
+            self._give(symbol, code)
+
+    # What is known.
+
+    def checksum(self, number: int) -> int:
+        """CRC-32 over the ten best levels of each side, in the manner of Kraken."""
+        symbol = self._symbols[number]
+        n = _checksum_text(symbol.levels, symbol.state, self._text)
+        return zlib.crc32(self._view[:n])
+
+    def side(self, number: int, side: int, most: int | None = None) -> list[Level]:
+        """Levels of a side, best first."""
+        symbol = self._symbols[number]
+        n = int(symbol.state[l2.DEPTH + side])
+        price_scale, qty_scale = self.scales(number)
+        best_first = symbol.levels[side, :n][::-1][:most]
+        return [
+            Level(Decimal(int(level[l2.PRICE])).scaleb(-price_scale), Decimal(int(level[l2.QTY])).scaleb(-qty_scale))
+            for level in best_first
+        ]
+
+    def best(self, number: int) -> tuple[Level | None, Level | None]:
+        """Best bid and best ask."""
+        bids, asks = self.side(number, BID, 1), self.side(number, ASK, 1)
+        return (bids[0] if bids else None), (asks[0] if asks else None)
+
+    def depth(self, number: int) -> tuple[int, int]:
+        """Levels of the bids and of the asks."""
+        state = self._symbols[number].state
+        return int(state[l2.DEPTH + BID]), int(state[l2.DEPTH + ASK])
+
+    def scales(self, number: int) -> tuple[int, int]:
+        """Decimals of prices and of quantities: the least that hold all seen so far exactly."""
+        state = self._symbols[number].state
+        return int(state[l2.PRICE_SCALE]), int(state[l2.QTY_SCALE])
+
+    def largest(self, number: int) -> tuple[Decimal, Decimal]:
+        """Largest price that was a best one or traded, and largest quantity, so far."""
+        state = self._symbols[number].state
+        price_scale, qty_scale = self.scales(number)
+        return Decimal(int(state[l2.MAX_PRICE])).scaleb(-price_scale), Decimal(int(state[l2.MAX_QTY])).scaleb(
+            -qty_scale
+        )
+
+    def counts(self) -> dict[str, int]:
+        """What the books have counted, over all symbols."""
+        fields = {
+            "levels_set": l2.LEVELS_SET,
+            "crossed": l2.CROSSED,
+            "prices_hidden": l2.PRICES_HIDDEN,
+            "prices_rounded": l2.PRICES_ROUNDED,
+            "quantities_rounded": l2.QTYS_ROUNDED,
+            "quantities_cut": l2.QTYS_CUT,
+            "digits_cut": l2.DIGITS_CUT,
+        }
+        return {name: sum(int(symbol.state[field]) for symbol in self._symbols) for name, field in fields.items()}
+
+    @property
+    def waiting(self) -> int:
+        """Messages made and not taken."""
+        return int(self._made[0])
+
+    def take(self) -> Batch | None:
+        """The messages made since the last call, copied; None when there are none."""
+        n, size = int(self._made[0]), int(self._made[1])
+        if n == 0:
+            del self._times[:-1]
+            return None
+        times = np.empty(n, np.int64)
+        for i, (first, value) in enumerate(self._times):
+            times[first : self._times[i + 1][0] if i + 1 < len(self._times) else n] = value
+        batch = Batch(self._out[:size].copy(), self._offsets[: n + 1].copy(), times)
+        self._made[:] = 0
+        self._times = [(0, self._time_ns)]
+        return batch
+
+    # Room.
+
+    def _check_types(self, number: int) -> None:
+        """See `direct`: the kernels themselves once, with the arrays of the symbol."""
+        symbol = self._symbols[number]
+        l2.update(
+            symbol.levels, symbol.state, self._text, 0, 0, self._rows, symbol.alpha, self._out, self._offsets,
+            self._made, 0,
+        )  # fmt: skip
+        l2.clear(symbol.levels, symbol.state, self._out, self._offsets, self._made)
+        l2.checksum_text(symbol.levels, symbol.state, self._text)
+
+    def _give(self, symbol: _Symbol, code: int) -> bool:
+        """What a kernel asked for; False when it is not to be had."""
+        needed = int(symbol.state[l2.NEEDED])
+        if code == l2.MORE_PRICE_DECIMALS:
+            self._rescale(symbol, needed - int(symbol.state[l2.PRICE_SCALE]), 0)
+        elif code == l2.MORE_QTY_DECIMALS:
+            self._rescale(symbol, 0, needed - int(symbol.state[l2.QTY_SCALE]))
+        elif code == l2.MORE_ROWS:
+            self._rows = np.zeros((needed, l2.ROW_COLUMNS), np.int64)
+        elif code == l2.MORE_LEVELS:
+            if needed > MAX_LEVELS:
+                return False
+            size = 1 << needed.bit_length()
+            levels = np.zeros((2, size, l2.LEVEL_COLUMNS), np.int64)
+            levels[:, : symbol.levels.shape[1]] = symbol.levels
+            symbol.levels = levels
+        elif code == l2.MORE_ROOM:
+            self._reserve(needed)
+        else:
+            return False
+        return True
+
+    def _reserve(self, size: int) -> None:
+        n, used = int(self._made[0]), int(self._made[1])
+        messages = size // l2.MESSAGE_BYTES + 4
+        if used + size > len(self._out):
+            self._out = np.concatenate([self._out[:used], np.zeros(used + 2 * size, np.uint8)])
+        if n + messages >= len(self._offsets):
+            self._offsets = np.concatenate([self._offsets[: n + 1], np.zeros(n + 2 * messages, np.int64)])
+
+    def _append(self, message: bytes) -> None:
+        self._reserve(len(message) + l2.MESSAGE_BYTES)
+        n, at = int(self._made[0]), int(self._made[1])
+        self._out[at : at + len(message)] = np.frombuffer(message, np.uint8)
+        self._made[:] = n + 1, at + len(message)
+        self._offsets[n + 1] = at + len(message)
+
+    def _rescale(self, symbol: _Symbol, price_decimals: int, qty_decimals: int) -> None:
+        l2.rescale(symbol.levels, symbol.state, price_decimals, qty_decimals)
+        units = self._units.get(self.numbers[symbol.name])
+        if units is not None:
+            self._set_units(symbol, *units)
+
+    def _set_units(self, symbol: _Symbol, tick_size: Decimal, lot_size: Decimal) -> None:
+        for size, scale, field in (
+            (tick_size, l2.PRICE_SCALE, l2.TICK_MUL),
+            (lot_size, l2.QTY_SCALE, l2.LOT_MUL),
+        ):
+            ratio = Fraction(1, 10 ** int(symbol.state[scale])) / Fraction(size)
+            symbol.state[field], symbol.state[field + 1] = ratio.numerator, ratio.denominator
+
+
+def _integer(text: str) -> tuple[int, int] | None:
+    """A decimal as (digits as an integer, decimals without zeros at the end); None when it is none."""
+    whole, _, decimals = text.partition(".")
+    decimals = decimals.rstrip("0")
+    digits = whole + decimals
+    if not (whole and digits.isascii() and digits.isdigit()):
+        return _integer_e(text)
+    if len(decimals) > l2.MAX_SCALE:
+        digits = digits[: len(whole) + l2.MAX_SCALE]
+    return int(digits), min(len(decimals), l2.MAX_SCALE)
+
+
+def _integer_e(text: str) -> tuple[int, int] | None:
+    """The same for a number with an exponent, as JSON allows it."""
+    mantissa, letter, exponent = text.lower().partition("e")
+    power = exponent.lstrip("+-")
+    if not (letter and mantissa and power.isascii() and power.isdigit() and len(power) <= 2) or "e" in power:
+        return None
+    parsed = _integer(mantissa)
+    if parsed is None:
+        return None
+    value, decimals = parsed
+    decimals += int(power) if exponent.startswith("-") else -int(power)
+    if decimals < 0:
+        return value * 10**-decimals, 0
+    cut = max(0, decimals - l2.MAX_SCALE)
+    return value // 10**cut, decimals - cut
+
+
+# --- names ---------------------------------------------------------------------------------------------------------
+
+#: Currencies in which crypto venues quote, longest first where one is the end of another.
+QUOTES: Final = (
+    "FDUSD", "USDT", "USDC", "TUSD", "BUSD", "USDE", "USD", "EUR", "GBP", "CHF", "JPY", "TRY", "BRL", "AUD", "CAD",
+    "BTC", "XBT", "ETH", "BNB", "DAI",
+)  # fmt: skip
+_SEPARATORS: Final = "/-_:."
+
+
+def quote_of(name: str) -> str:
+    """The quote currency in a venue's name of a symbol: ``BTCUSDT`` USDT, ``ADA/XBT`` XBT, ``BTCUSD_PERP`` USD."""
+    for separator in "/-":
+        if separator in name:
+            return name.split(separator)[1].upper()
+    stem = name.upper().split("_")[0]
+    return next((quote for quote in QUOTES if stem.endswith(quote) and stem != quote), "USD")
+
+
+def short_names(names: Iterable[str], taken: Sequence[str] | set[str] = ()) -> dict[str, str]:
+    """Names of at most 8 characters for ITCH, all different and none of `taken`.
+
+    The first of these that is short enough and free: the name; without its separators; without its quote currency
+    (``BTC_PERP``, ``1000PEPE``); without both; its first five characters with three of its CRC-32 (base 36).
+    """
+    used = set(taken)
+    found: dict[str, str] = {}
+    for name in names:
+        quote = quote_of(name)
+        stem, underscore, rest = name.partition("_")
+        base = stem.removesuffix(quote).rstrip(_SEPARATORS) or stem
+        plain = str.maketrans("", "", _SEPARATORS)
+        wanted = [name, name.translate(plain), base + underscore + rest, (base + rest).translate(plain)]
+        wanted += [name.translate(plain)[:5] + _base36(zlib.crc32(name.encode()) + i) for i in range(1 << 12)]
+        found[name] = next(short for short in wanted if 1 <= len(short) <= 8 and short not in used)
+        used.add(found[name])
+    return found
+
+
+def _base36(number: int) -> str:
+    digits = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+    return "".join(digits[number // 36**i % 36] for i in (2, 1, 0))
