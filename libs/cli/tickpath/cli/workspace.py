@@ -10,10 +10,14 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 #: What is checked, relative to the root.
 SOURCES: Final = ("libs", "services", "sim", "bench", "tests", "deploy", "host-tuning")
+
+#: Tests of the packages, and those across services.
+PACKAGES: Final = ("libs", "services", "sim")
+SYSTEMS: Final = "tests"
 
 
 class WorkspaceError(Exception):
@@ -29,8 +33,40 @@ def root() -> Path:
     raise WorkspaceError(msg)
 
 
+class _Beside:
+    """A check that goes on beside the others; what it says comes when it is asked for."""
+
+    def __init__(self, name: str, command: Sequence[str], folder: Path) -> None:
+        self.name = f"{name}, beside the others"
+        self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115 - it lives as long as the check
+        self._began = time.monotonic()
+        self._process = subprocess.Popen(command, cwd=folder, stdout=self._said, stderr=self._said)
+
+    def end(self, *, kill: bool = False) -> _Result:
+        """Wait for it, or stop it, and print what it said."""
+        if kill:
+            self._process.terminate()
+        status = self._process.wait()
+        seconds = time.monotonic() - self._began
+        with self._said as said:
+            said.seek(0)
+            sys.stdout.write(said.read())
+            sys.stdout.flush()
+        return _Result(self.name, status, seconds)
+
+
+class _Result(NamedTuple):
+    name: str
+    status: int
+    seconds: float
+
+
 def run_checks(pytest_arguments: Sequence[str], say: Callable[[str], None]) -> int:
-    """Ruff, its formatter, mypy and pytest in turn, all of them whatever fails; 0 when all pass."""
+    """Ruff, its formatter, mypy and pytest, all of them whatever fails; 0 when all pass.
+
+    Without a path or a marker among the arguments, the tests across services (they start whole systems and mostly
+    wait) run beside those of the packages, once all kernels are compiled.
+    """
     folder = root()
     present = [name for name in SOURCES if (folder / name).is_dir()]
     typed = [
@@ -39,30 +75,37 @@ def run_checks(pytest_arguments: Sequence[str], say: Callable[[str], None]) -> i
         if path.is_dir() and ".venv" not in path.parts
     ]
     python = [sys.executable, "-m"]
+    whole = all(argument.startswith("--durations") for argument in pytest_arguments)
     checks = {
         "ruff check": [*python, "ruff", "check", *present],
         "ruff format": [*python, "ruff", "format", "--check", *present],
-        "pytest": [*python, "pytest", *pytest_arguments],
     }
-    results: list[tuple[str, int, float]] = []
-    with tempfile.TemporaryFile("w+") as said:
-        say("mypy goes on beside the others; what it says comes at the end")
-        begun = time.monotonic()
-        types = subprocess.Popen([*python, "mypy", *typed], cwd=folder, stdout=said, stderr=said)
-        for name, command in checks.items():
-            say(f"{name} …")
-            began = time.monotonic()
-            status = subprocess.run(command, cwd=folder, check=False).returncode
-            results.append((name, status, time.monotonic() - began))
-            if status < 0:  # ended by a signal, which the user sent to all of us
-                types.kill()
-                break
-        results.append(("mypy, beside the others", types.wait(), time.monotonic() - begun))
-        said.seek(0)
-        sys.stdout.write(said.read())
-    for name, status, seconds in results:
-        say(f"{'passed' if status == 0 else f'FAILED ({status})'}: {name}, {seconds:.1f} s")
-    return 0 if all(status == 0 for _, status, _ in results) and len(results) == len(checks) + 1 else 1
+    if whole:
+        checks["compile all kernels"] = [*python, "tickpath.cli", "warm-up"]
+        checks["pytest: packages"] = [*python, "pytest", *PACKAGES, *pytest_arguments]
+    else:
+        checks["pytest"] = [*python, "pytest", *pytest_arguments]
+    results: list[_Result] = []
+    say("mypy goes on beside the others; what it says comes at the end")
+    beside = [_Beside("mypy", [*python, "mypy", *typed], folder)]
+    stopped = False
+    for name, command in checks.items():
+        if name == "pytest: packages":
+            say("pytest: whole systems, beside the packages; what it says comes at the end")
+            systems = [*python, "pytest", SYSTEMS, "-p", "no:cacheprovider", *pytest_arguments]
+            beside.append(_Beside("pytest: whole systems", systems, folder))
+        say(f"{name} …")
+        began = time.monotonic()
+        status = subprocess.run(command, cwd=folder, check=False).returncode
+        results.append(_Result(name, status, time.monotonic() - began))
+        if status < 0:  # ended by a signal, which the user sent to all of us
+            stopped = True
+            break
+    results += [check.end(kill=stopped) for check in reversed(beside)]
+    for result in results:
+        verdict = "passed" if result.status == 0 else f"FAILED ({result.status})"
+        say(f"{verdict}: {result.name}, {result.seconds:.1f} s")
+    return 1 if stopped or any(result.status for result in results) else 0
 
 
 def benches() -> dict[str, str]:
