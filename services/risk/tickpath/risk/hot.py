@@ -19,6 +19,7 @@ from tickpath.common.links import FRAMES_BEHIND, FanoutReceiver, LogReceiver, Lo
 from tickpath.common.pages import Command, Control, Page
 from tickpath.common.records import ORDER, RecordKind
 from tickpath.common.stage import Ready, Stage, run_hot
+from tickpath.common.taps import Tap
 from tickpath.risk.core import DRAIN_NS, RiskCore, RiskPage
 from tickpath.risk.kernels.risk import apply_reports, apply_ticks, evaluate
 from tickpath.risk.layout import Counter
@@ -41,6 +42,7 @@ class Risk(RiskPage, Stage):
             context, config.link_addresses("orders"), RecordKind.ORDER, self.name, self.epoch, self.log, links,
             required=("exec",),
         )  # fmt: skip
+        self.tap, self._out_at = Tap(config, "orders", self.epoch), self.out.ctypes.data
         self.waiting: deque[tuple[int, Records]] = deque()  # signals that are not decided yet
         self.left = self.out[:0]  # approved orders that the log has no room for yet
         self.decided: deque[tuple[int, int]] = deque()  # (last signal of a batch, last order that it made)
@@ -123,6 +125,7 @@ class Risk(RiskPage, Stage):
             if n:
                 self.core.digest(n)
                 self._send(self.out[:n])
+                self.tap.put_at(self._out_at, n)
             if done:
                 self.counts[Counter.SIGNALS] += done
                 self.decided.append((first + done - 1, self.log.next_seq - 1 + len(self.left)))
@@ -148,6 +151,7 @@ class Risk(RiskPage, Stage):
         """Cancels for what is open in HALTED scopes, again and again until none is open."""
         if not len(self.left) and (n := self.core.cancel(now)):
             self._send(self.out[:n])
+            self.tap.put_at(self._out_at, n)
 
     def _take_answers(self, now: int) -> None:
         self.orders.serve(now)
@@ -213,7 +217,7 @@ class Risk(RiskPage, Stage):
 
     def close(self) -> None:
         """Close the links."""
-        for link in (self.ticks, self.signals, self.reports, self.orders):
+        for link in (self.ticks, self.signals, self.reports, self.orders, self.tap):
             link.close()
 
 

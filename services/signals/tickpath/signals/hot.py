@@ -16,6 +16,7 @@ from tickpath.common.pages import Control, Page
 from tickpath.common.process import StartError
 from tickpath.common.records import SIGNAL, RecordKind
 from tickpath.common.stage import Ready, Stage, run_hot
+from tickpath.common.taps import Tap
 from tickpath.signals.core import DRAIN_NS, SignalsCore, SignalsPage
 from tickpath.signals.layout import Counter
 
@@ -38,6 +39,7 @@ class Signals(SignalsPage, Stage):
             context, config.link_addresses("signals"), RecordKind.SIGNAL, self.name, self.epoch, self.log, links,
             required=("risk",),
         )  # fmt: skip
+        self.tap, self._out_at = Tap(config, "signals", self.epoch), self.out.ctypes.data
         self.waiting: deque[Records] = deque()  # ticks that the strategies have not seen yet
         self.report_epoch = 0
         self.drain_until_ns = 0
@@ -102,6 +104,7 @@ class Signals(SignalsPage, Stage):
                 self.core.digest(n)
                 self.sender.append(self.out[:n])
                 self.sender.pump(now)
+                self.tap.put_at(self._out_at, n)
                 self._count_unanswered()
             if done == len(ticks):
                 self.waiting.popleft()
@@ -145,7 +148,7 @@ class Signals(SignalsPage, Stage):
 
     def close(self) -> None:
         """Close the links."""
-        for link in (self.ticks, self.reports, self.sender):
+        for link in (self.ticks, self.reports, self.sender, self.tap):
             link.close()
 
 
