@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import socket
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tickpath.common.histogram import HIST_SIZE
 from tickpath.common.protocols import itch50 as itch
 from tickpath.common.protocols import ouch50 as ouch
 from tickpath.sim.kernels.matching import Exchange
-from tickpath.sim.layout import Counter
-from tickpath.sim.player import Segment
+from tickpath.sim.layout import Counter, Fault
+from tickpath.sim.player import Line, Player, Segment
 from tickpath.sim.sources.tape import Tape
 from tickpath.sim.venue import Venue
 
@@ -121,3 +123,74 @@ def new_market() -> type[Market]:
 def tape() -> Any:
     """Function that makes a tape of messages."""
     return make_tape
+
+
+class Site:
+    """An exchange without order entry: a player, its venue, and a listener on each line. Time is the caller's."""
+
+    def __init__(self) -> None:
+        self.lines = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in "AB"]
+        for line in self.lines:
+            line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
+            line.bind(("127.0.0.1", 0))
+            line.setblocking(False)
+        self.counters = np.zeros(len(Counter), np.int64)
+        self.faults = np.zeros(len(Fault), np.int64)
+        self._opened: list[Any] = [*self.lines]
+        self.player: Player
+        self.exchange: Exchange
+        self.symbols: tuple[str, ...] = ()
+        self.locates: dict[str, int] = {}
+
+    def play(self, tape: Tape, *, lines: int = 2, **options: Any) -> Player:
+        """A player of `tape`, started at 0 and as fast as it goes unless told otherwise."""
+        self.symbols, self.locates = tuple(tape.symbols), tape.symbols
+        self.counters[:] = 0
+        self.exchange = Exchange.create(len(self.symbols), 1 << 17, 1024, counters=self.counters)
+        venue = Venue(self.exchange, self.symbols, self.locates)
+        port_a, port_b = (line.getsockname()[1] for line in self.lines)
+        self.player = Player(
+            tape, venue, host="127.0.0.1", port=port_a, counters=self.counters,
+            late_hist=np.zeros(HIST_SIZE, np.int64), faults=self.faults,
+            **{"speed": "max", "line_b": Line("127.0.0.1", port_b) if lines == 2 else None, **options},
+        )  # fmt: skip
+        self._opened.append(self.player)
+        self.player.start(0)
+        return self.player
+
+    def through(self) -> None:
+        """Play to the end of the tape."""
+        while not self.player.finished:
+            self.player.turn(0)
+
+    def arrived(self, line: int) -> list[bytes]:
+        """Datagrams that have arrived on a line since the last call."""
+        return drain(self.lines[line])
+
+    def open(self, server: Any) -> Any:
+        """Close it at the end."""
+        self._opened.append(server)
+        return server
+
+    def close(self) -> None:
+        """Close everything."""
+        for one in self._opened:
+            one.close()
+
+
+def drain(udp: socket.socket) -> list[bytes]:
+    """Datagrams that are there; loopback delivers within the call that sends."""
+    found = []
+    while True:
+        try:
+            found.append(udp.recv(65536))
+        except BlockingIOError:
+            return found
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    """An exchange with two lines."""
+    made = Site()
+    yield made
+    made.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,8 @@ from tickpath.sim.layout import ORDER_CAPACITY, VENUE_ORDER, Counter, Fault, His
 from tickpath.sim.lockstep import Lockstep, Phase
 from tickpath.sim.offline import exchange_for
 from tickpath.sim.order_entry import OrderEntry, OrderEntryError
-from tickpath.sim.player import Player, PlayerError, Segment
+from tickpath.sim.player import Line, LiveMarket, Player, PlayerError, Segment, no_tape
+from tickpath.sim.repair import RepairError, Retransmitter, SnapshotServer
 from tickpath.sim.sources.generator import generate_tape
 from tickpath.sim.sources.load import load_tape
 from tickpath.sim.sources.tape import DataFileError, Tape
@@ -44,12 +46,24 @@ def make_tape(config: Config) -> Tape:
         raise StartError(str(error)) from None
 
 
+def open_market(config: Config) -> LiveMarket | None:
+    """The live market of ``sim.live``, None when a tape is to be played. Raises StartError."""
+    if not getattr(config.sim, "live", None):
+        return None
+    try:
+        market: LiveMarket = import_module("tickpath.sim.live").open_live(config)
+    except DataFileError as error:
+        raise StartError(str(error)) from None
+    return market
+
+
 class Sim(Stage):
-    """Play the tape, take orders, match, report, measure."""
+    """Play the tape, take orders, match, report, measure, and make good what was lost on the way."""
 
     name = "sim"
     counters = Counter
     histograms = Histogram
+    open_market = staticmethod(open_market)
 
     @classmethod
     def extra_fields(cls, config: Config) -> Fields:
@@ -72,7 +86,12 @@ class Sim(Stage):
 
     def __init__(self, config: Config, context: zmq.Context[Any], page: Page, side: Page | None) -> None:
         super().__init__(config, context, page, side)
-        tape = make_tape(config)
+        self._market = self.open_market(config)
+        if self._market is None:
+            tape = make_tape(config)
+        else:
+            market = self._market
+            tape = no_tape(market.symbols, market.source, market.terms, config.feed.order_capacity)
         symbols = load_instruments(config.instruments).symbols
         exchange, listed = exchange_for(
             tape,
@@ -89,9 +108,10 @@ class Sim(Stage):
                 f"{config.instruments}: no instrument of it is in the market data ({tape.source}), which has {known}"
             )
             raise StartError(msg)
-        write_text(page, "source", f"{tape.source}: {len(tape)} messages, {len(tape.symbols)} symbols")
+        messages = f"{len(tape)} messages" if self._market is None else "live"
+        write_text(page, "source", f"{tape.source}: {messages}, {len(tape.symbols)} symbols")
         faults = side["faults"] if side is not None else np.zeros(len(Fault), np.int64)
-        options = config.sim
+        options, feed = config.sim, config.feed
         self.venue = Venue(
             exchange,
             symbols,
@@ -104,9 +124,9 @@ class Sim(Stage):
             self.player = Player(
                 tape,
                 self.venue,
-                host=config.feed.host,
-                port=config.feed.port,
-                interface=config.feed.interface,
+                host=feed.host,
+                port=feed.port,
+                interface=feed.interface,
                 counters=self.counts,
                 late_hist=self.hist[Histogram.SEND_LATE],
                 faults=faults,
@@ -116,8 +136,41 @@ class Sim(Stage):
                 rate=options.rate,
                 loop=options.loop,
                 ttl=options.ttl,
+                line_b=(
+                    Line(feed.line_b_host, feed.line_b_port, feed.line_b_interface)
+                    if feed.line_b_port is not None
+                    else None
+                ),
+                live=self._market is not None,
             )
             self.venue.follow(self.player)
+            self.retransmitter = (
+                Retransmitter(
+                    self.player,
+                    host=feed.retransmission_host,
+                    port=feed.retransmission_port,
+                    counters=self.counts,
+                    faults=faults,
+                    packets=options.retransmission_packets,
+                )
+                if feed.retransmission_port is not None
+                else None
+            )
+            self.snapshots = (
+                SnapshotServer(
+                    self.player,
+                    exchange,
+                    symbols,
+                    listed,
+                    host=feed.snapshot_host,
+                    port=feed.snapshot_port,
+                    username=feed.snapshot_username,
+                    counters=self.counts,
+                    faults=faults,
+                )
+                if feed.snapshot_port is not None
+                else None
+            )
             self.order_entry = OrderEntry(
                 self.venue,
                 host=config.exec.host,
@@ -128,7 +181,7 @@ class Sim(Stage):
                 cancel_on_disconnect=options.cancel_on_disconnect,
                 on_login=self._on_login,
             )
-        except (PlayerError, OrderEntryError) as error:
+        except (PlayerError, OrderEntryError, RepairError) as error:
             raise StartError(str(error)) from None
         self._timer = int(timer.create())
         if self._timer < 0:
@@ -141,11 +194,13 @@ class Sim(Stage):
         self._text = ""
         self._base = (0, 0, 0)  # market data messages, requests, reports before the first step
         self._orders_fd = self.order_entry.fileno()
+        self._retransmitting = False
         self._leave_at_ns = 0
 
     def inputs(self) -> Sequence[Any]:
-        """Order connections, and the clock of the tape."""
-        return self._orders_fd, self._timer
+        """Order connections, the clock of the tape, those who lack something, and a live market."""
+        servers = [server.fileno() for server in (self.retransmitter, self.snapshots) if server is not None]
+        return self._orders_fd, self._timer, *servers, *(self._market.inputs() if self._market is not None else ())
 
     def warm_up(self) -> None:
         """Trade once on a venue of its own; touch all memory that trading will use."""
@@ -163,14 +218,18 @@ class Sim(Stage):
         timer.arm(self._timer, now_ns(), self._timer_scratch)
 
     def turn(self, now: int, ready: Ready) -> bool:
-        """Orders first: they have been waiting; then what is due of the tape."""
-        worked = self._orders_fd in ready and self.order_entry.turn()
-        self.player.turn(now_ns() if worked else now)
+        """Orders first: they have been waiting; then what is due of the tape; then who asks for it again."""
+        if self._orders_fd in ready and self.order_entry.turn():
+            now = now_ns()
+        if self._market is not None and self.player.takes_more and (segment := self._market.poll(now)) is not None:
+            self.player.push(segment)
+        self.player.turn(now)
         self.order_entry.flush()
+        self._repair(ready)
         due_ns = self.player.next_due_ns()
         if self._phase and (self.player.playing or self._phase != Phase.JOIN):
             due_ns = min(due_ns, self._step(now))
-        if due_ns <= now:
+        if due_ns <= now or self._retransmitting:
             return True
         if due_ns != self._armed_ns or self._timer in ready:
             # Setting the timer also makes it unreadable again.
@@ -178,8 +237,19 @@ class Sim(Stage):
             self._armed_ns = due_ns
         return False
 
+    def _repair(self, ready: Ready) -> None:
+        """Answer those who lack something, a bounded slice."""
+        if self.retransmitter is not None and (self._retransmitting or self.retransmitter.fileno() in ready):
+            self._retransmitting = self.retransmitter.turn()
+        if self.snapshots is not None and self.snapshots.fileno() in ready:
+            self.snapshots.turn()
+
     def tend(self, now: int) -> None:
-        """Heartbeats and time-outs of the order connections; the end of the day."""
+        """Heartbeats and time-outs of the connections; the end of the day."""
+        if self._market is not None:
+            self._market.tend(now)
+        if self.snapshots is not None:
+            self.snapshots.tend(now)
         if self._phase:
             self._lockstep.refresh()
             self._show_waiting(self._lockstep.waiting)
@@ -260,7 +330,9 @@ class Sim(Stage):
         """End the sessions and close the sockets."""
         self.order_entry.end()
         self.order_entry.close()
-        self.player.close()
+        for server in (self.retransmitter, self.snapshots, self._market, self.player):
+            if server is not None:
+                server.close()
         os.close(self._timer)
 
     def _on_login(self) -> None:

@@ -13,6 +13,9 @@ Hot page ``sim.hot.page``, written by the hot process (beside what every hot pag
 
 ``meta["symbols"]`` names the n symbols in order, ``meta["source"]`` the data that is played.
 Side page ``sim.side.page``: ``control`` and ``faults``, int64[len(Fault)].
+
+Market data leaves on line A and, where there is one, on line B. A packet is what both carry; what one of them carries
+is a copy.
 """
 
 from __future__ import annotations
@@ -27,8 +30,8 @@ class Counter(IntEnum):
     """Counters of the hot page."""
 
     MESSAGES_SENT = 0  # market data messages, each with a number of its own
-    DATAGRAMS_SENT = 1
-    BYTES_SENT = 2  # UDP payload
+    DATAGRAMS_SENT = 1  # on all lines
+    BYTES_SENT = 2  # UDP payload, on all lines
     HEARTBEATS_SENT = 3  # and end-of-session packets
     SEND_ERRORS = 4  # sends that the system refused; the datagram is sent again
     LATE_NS_MAX = 5  # longest time that a message left after its due time
@@ -64,6 +67,27 @@ class Counter(IntEnum):
     BOOK_ANOMALIES = 35  # played messages that name an unknown order, or do not fit the book
     BOOK_OVERFLOWS = 36  # played messages that the book had no room for
     STEPS = 37  # datagrams of a tape that is played in steps
+    LINE_B_DATAGRAMS_SENT = 38  # those of DATAGRAMS_SENT that left on line B
+    LINE_A_LOST = 39  # copies that a fault kept from leaving
+    LINE_B_LOST = 40
+    DUPLICATED = 41  # copies that were sent twice
+    REORDERED = 42  # copies that were held back to be overtaken
+    DELAYED = 43  # copies that were held back for a time
+    HELD = 44  # copies that are held back now
+    RETRANSMISSION_REQUESTS = 45
+    RETRANSMITTED_MESSAGES = 46
+    RETRANSMITTED_DATAGRAMS = 47
+    RETRANSMISSIONS_LOST = 48  # answers that a fault kept from leaving
+    REQUESTS_MALFORMED = 49  # not 20 bytes, or asking for nothing
+    REQUESTS_OTHER_SESSION = 50
+    REQUESTS_OUT_OF_RANGE = 51  # for a message that was not sent yet, or is not kept any more
+    REQUESTS_OVERFLOWED = 52  # came while too many others waited
+    SNAPSHOTS = 53  # made
+    SNAPSHOTS_COMPLETE = 54  # sent to the last byte
+    SNAPSHOT_LOGINS_REFUSED = 55
+    SNAPSHOT_SESSIONS = 56  # connections to the snapshot server now
+    SNAPSHOT_NS_MAX = 57  # longest time that making one took: the loop stood still for so long
+    MESSAGES_WAITING = 58  # of a live market: taken in and not sent yet
 
 
 class Histogram(IntEnum):
@@ -76,7 +100,8 @@ class Histogram(IntEnum):
 class Fault(IntEnum):
     """What can go wrong on request: indices of the side page's ``faults``; all 0 is an honest exchange.
 
-    ``*_EVERY`` n means every n-th datagram.
+    ``*_EVERY`` n means every n-th packet, on both lines. ``*_PPM`` is the probability, in parts per million, that it
+    happens to a copy: a function of the seed, the line and the number of the packet's first message.
     """
 
     DROP_EVERY = 0  # not sent
@@ -84,9 +109,19 @@ class Fault(IntEnum):
     REORDER_EVERY = 2  # sent after the one that follows it
     TRUNCATE_EVERY = 3  # cut in half
     GARBAGE_EVERY = 4  # preceded by a datagram of random bytes
-    SEED = 5  # of the garbage
+    SEED = 5  # of the garbage and of all that goes by probability
     DISCONNECT = 6  # each change closes all order connections
-    REFUSE_LOGIN = 7  # 1: every login is refused as not authorised
+    REFUSE_LOGIN = 7  # 1: every login is refused as not authorised, that to the snapshot server too
+    LOSS_A_PPM = 8  # not sent; line B's follows line A's, here and below
+    LOSS_B_PPM = 9
+    DUPLICATE_A_PPM = 10  # sent twice
+    DUPLICATE_B_PPM = 11
+    REORDER_A_PPM = 12  # overtaken by one to four of those that follow it
+    REORDER_B_PPM = 13
+    DELAY_A_PPM = 14  # held back for 1 to DELAY_US
+    DELAY_B_PPM = 15
+    DELAY_US = 16
+    LOSS_RETRANSMISSION_PPM = 17  # an answer of the retransmission server is not sent
 
 
 class OrderStatus(IntEnum):

@@ -1,5 +1,7 @@
 """Market data out: a tape played open loop as MoldUDP64 over UDP.
 
+Every packet goes to line A and, if there is one, to line B: the same bytes, from the same buffer.
+
 Each message has a due time that follows from the tape and the speed alone. A turn sends all that is due; when late,
 it sends larger datagrams until the schedule is met again, and counts how late it was. Nothing that a listener does
 can slow it down. At the speed "step" it is the other way round: `step` sends one datagram, and whoever calls it says
@@ -16,6 +18,9 @@ is still there and, for a symbol that is not trading, the trading action that ma
 be used again, no order of the last round is left behind, and whoever has missed something starts the next round with
 an empty book like everybody else. Message numbers go on; the time stamps inside the messages are shifted so that they
 go on too, up to the last nanosecond of the day, where they stay.
+
+A live market has no tape: what is taken from it is appended with `push` and sent at once. The venue follows, and
+messages can be asked for again, as with a tape.
 """
 
 from __future__ import annotations
@@ -23,21 +28,21 @@ from __future__ import annotations
 import ipaddress
 import socket
 import struct
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from tickpath.common.jit import direct
 from tickpath.common.kernels.hist import record
-from tickpath.common.protocols.moldudp64 import end_of_session, heartbeat, session_id
+from tickpath.common.protocols.moldudp64 import HEADER_SIZE, end_of_session, heartbeat, session_id
+from tickpath.sim.history import Bytes, Chunk, History, Ints, Segment
 from tickpath.sim.kernels import wire
 from tickpath.sim.layout import Counter, Fault
-from tickpath.sim.sources.tape import Tape, datagram_size
+from tickpath.sim.sources.tape import Tape, Terms, datagram_size
 
-Bytes = npt.NDArray[np.uint8]
-Ints = npt.NDArray[np.int64]
+__all__ = ["Bytes", "Ints", "Line", "Listener", "LiveMarket", "Player", "PlayerError", "Segment", "no_tape"]
 
 #: Stamps are kept for this many of the latest messages: 8 seconds at 250,000 messages per second.
 STAMPS: Final = 1 << 21
@@ -56,12 +61,49 @@ _pack, _pack_step, _transmit = direct(wire.pack), direct(wire.pack_step), direct
 _CLEAR_SPACING_NS: Final = 50_000
 
 
-class Segment(NamedTuple):
-    """Messages in the form of a tape: see `tickpath.sim.sources.tape.Tape`."""
+#: A live market is not asked for more while so many of its messages wait to be sent.
+_MOST_WAITING: Final = 1 << 16
 
-    data: Bytes
-    offsets: Ints
-    time_ns: Ints
+
+class Line(NamedTuple):
+    """Where packets go: a unicast address, or a group over the interface with that address."""
+
+    host: str
+    port: int
+    interface: str = "127.0.0.1"
+
+
+class LiveMarket(Protocol):
+    """A market that is played while it happens: ``tickpath.sim.live.open_live(config)`` makes one."""
+
+    symbols: dict[str, int]  # symbol -> stock locate
+    source: str  # what this is, for people
+    terms: Mapping[str, Terms]  # see `Tape`
+
+    def inputs(self) -> Sequence[Any]:
+        """Descriptors that are readable when `poll` has something to do; the same ones as long as it is open."""
+
+    def poll(self, now_ns: int) -> Segment | None:
+        """What has happened since the last call, at most a bounded slice; None: nothing. Never waits."""
+
+    def tend(self, now_ns: int) -> None:
+        """What need not be done at once; called every few milliseconds."""
+
+    def close(self) -> None:
+        """Close what was opened."""
+
+
+def no_tape(symbols: Mapping[str, int], source: str, terms: Mapping[str, Terms], most_orders: int) -> Tape:
+    """A tape without messages, for a market that has up to `most_orders` orders at a time."""
+    return Tape(
+        data=np.zeros(1, np.uint8),
+        offsets=np.zeros(1, np.int64),
+        time_ns=np.zeros(0, np.int64),
+        symbols=dict(symbols),
+        source=source,
+        counts={"A": most_orders},
+        terms=dict(terms),
+    )
 
 
 class Listener(Protocol):
@@ -98,38 +140,46 @@ class Player:
         loop: bool = False,
         interface: str = "127.0.0.1",
         ttl: int = 0,
+        line_b: Line | None = None,
+        live: bool = False,
     ) -> None:
         """`rate` messages per second, or (rate 0) `speed` times the recorded pace; "max" is as fast as it goes,
-        "step" sends what `step` is called for.
+        "step" sends what `step` is called for. `live`: `tape` is empty and all messages come by `push`.
 
-        Raises PlayerError for an address that cannot be used.
+        Raises PlayerError for an address that cannot be used, and for a live market in steps.
         """
+        if live and speed == "step":
+            msg = 'sim.speed = "step" needs a tape: a live market does not wait'
+            raise PlayerError(msg)
         self.out_ns: Final[Ints] = np.zeros(STAMPS, np.int64)
         self._tape = Segment(tape.data, tape.offsets, tape.time_ns)
-        self._segment = self._tape
+        self._live = live
+        self._chunks: deque[Chunk] = deque([Chunk()] if live else ())  # the first one is being played
+        self._pushed = 0
+        self._segment = self._chunks[0].segment if live else self._tape
+        self.history: Final = History()
+        self.history.begin(1, self._segment, 0, own=live)
         self._listener = listener
         self._counters = counters
         self._late_hist = late_hist
         self._faults = faults if faults is not None else np.zeros(len(Fault), np.int64)
-        self._session = session_id(session)
-        self._session_bytes = np.frombuffer(self._session, np.uint8).copy()
+        self.session: Final = session_id(session)
+        self._session_bytes = np.frombuffer(self.session, np.uint8).copy()
         self.in_steps: Final = speed == "step"
-        self._max = speed == "max" and rate == 0
+        self._max = (speed == "max" and rate == 0) or live
         self._speed = 1.0 if isinstance(speed, str) else float(speed)
-        self._rate = float(rate)
+        self._rate = 0.0 if live else float(rate)
         self._loop = loop and len(tape) > 0
         n = len(tape)
         self._spacing_ns = max(1, tape.duration_ns // max(1, n - 1))
         size = datagram_size(tape, datagram_bytes)
+        self.datagram_bytes: Final = size
         self._plan = np.zeros(wire.PLAN_SIZE, np.int64)
         self._plan[wire.NEXT_SEQ] = 1
         self._plan[wire.DATAGRAM_BYTES] = size
         self._buffer = np.zeros(_DATAGRAMS_PER_TURN * size, np.uint8)
         self._packets = np.zeros((1 if self.in_steps else _DATAGRAMS_PER_TURN, 4), np.int64)
         self._pending = (0, 0)  # packets that are still to be sent
-        self._wire = np.zeros(wire.WIRE_SIZE, np.int64)
-        self._held = np.zeros(65536 + 256, np.uint8)
-        self._clock = np.zeros(2, np.int64)
         self._anchor_ns = 0  # when the message at the anchor was due
         self._anchor_time = 0
         self._anchor_index = 0
@@ -138,8 +188,23 @@ class Player:
         self.playing = False
         self.finished = False
         counters[Counter.NEXT_SEQUENCE] = 1
-        self._address_bytes, self._socket = _open(host, port, interface, ttl, size)
-        self._peer = (host, port)
+        lines = {"": Line(host, port, interface), **({"line_b_": line_b} if line_b is not None else {})}
+        self._lines = tuple(lines.values())
+        self._sockets: list[socket.socket] = []
+        self._addresses: list[Bytes] = []
+        try:
+            for prefix, line in lines.items():
+                address, out = _open(prefix, line, ttl, size)
+                self._addresses.append(address)
+                self._sockets.append(out)
+        except PlayerError:
+            self.close()
+            raise
+        ends = zip(self._sockets, self._addresses, strict=True)
+        self._wire = wire.Wire.create(
+            [(out.fileno(), address.ctypes.data) for out, address in ends], size, self.out_ns, counters
+        )
+        self._words = self._wire.words
         self._check_types()
 
     @property
@@ -157,6 +222,36 @@ class Player:
             self.finish()
         self._publish_state()
 
+    @property
+    def takes_more(self) -> bool:
+        """Whether a live market should be asked for messages: it plays, and not too many of them wait."""
+        return self.playing and self._waiting < _MOST_WAITING
+
+    @property
+    def _waiting(self) -> int:
+        """Messages of a live market that were taken in and not sent yet."""
+        return self._pushed - self.next_sequence + 1
+
+    def push(self, segment: Segment) -> None:
+        """Append messages of a live market; the next turns send them. They are copied.
+
+        Raises PlayerError for a message that no datagram can hold.
+        """
+        n = len(segment.time_ns)
+        if n == 0:
+            return
+        largest = int(np.diff(segment.offsets[: n + 1]).max())
+        if largest > self.datagram_bytes - HEADER_SIZE:
+            msg = f"a message of {largest - 2} bytes fits no datagram of {self.datagram_bytes} (sim.datagram_bytes)"
+            raise PlayerError(msg)
+        first = 0
+        while first < n:
+            first += self._chunks[-1].append(segment, first)
+            if first < n:
+                self._chunks.append(Chunk())
+        self._pushed += n
+        self._counters[Counter.MESSAGES_WAITING] = self._waiting
+
     def stop(self) -> None:
         """Send no more messages; heartbeats go on, and `start` resumes."""
         self.playing = False
@@ -170,14 +265,17 @@ class Player:
 
     def next_due_ns(self) -> int:
         """When `turn` has something to do; a heartbeat's time when nothing is played."""
+        due_ns = min(self._sent_ns + HEARTBEAT_NS, int(self._words[wire.RELEASE_NS]))
         if self._pending[0] < self._pending[1]:
-            return self._not_before_ns
+            return min(self._not_before_ns, due_ns)
         if self.playing and not self.in_steps:
-            return min(max(self._due_ns(), self._not_before_ns), self._sent_ns + HEARTBEAT_NS)
-        return self._sent_ns + HEARTBEAT_NS
+            return min(max(self._due_ns(), self._not_before_ns), due_ns)
+        return due_ns
 
     def turn(self, now_ns: int) -> int:
         """Send what is due, at most a bounded slice; returns the number of messages published."""
+        if self._words[wire.RELEASE_NS] <= now_ns:
+            _transmit(self._wire, self._faults, self._buffer, self._packets, 0, 0, now_ns)
         if now_ns < self._not_before_ns:
             return 0
         first, last = self._pending
@@ -199,8 +297,9 @@ class Player:
         return self._published(_pack_step, now_ns)
 
     def close(self) -> None:
-        """Close the socket."""
-        self._socket.close()
+        """Close the sockets."""
+        for out in self._sockets:
+            out.close()
 
     def _publish(self, now_ns: int) -> int:
         plan = self._plan
@@ -209,7 +308,7 @@ class Player:
         due_ns = self._due_ns()
         if now_ns < due_ns:
             return 0
-        until, until_time = first + _MESSAGES_PER_TURN, _FOREVER
+        until, until_time = min(first + _MESSAGES_PER_TURN, self._end), _FOREVER
         if self._rate > 0:
             until = min(until, self._anchor_index + int((now_ns - self._anchor_ns) * self._rate / 1e9) + 1)
         elif not self._max:
@@ -237,25 +336,28 @@ class Player:
         last = int(plan[wire.NEXT])
         self._counters[Counter.NEXT_SEQUENCE] = plan[wire.NEXT_SEQ]
         self._listener.played(segment, first, last, int(plan[wire.SHIFT_NS]))
-        if last == len(segment.time_ns):
+        if self._live:
+            self._counters[Counter.MESSAGES_WAITING] = self._waiting
+            if last == self._end and len(self._chunks) > 1:
+                self._chunks.popleft()
+                self._begin(self._chunks[0].segment, 0, own=True)
+        elif last == self._end:
             self._next_segment()
         return last - first
 
+    @property
+    def _end(self) -> int:
+        """Messages of the segment that is played."""
+        return self._chunks[0].filled if self._live else len(self._segment.time_ns)
+
+    def _begin(self, segment: Segment, shift_ns: int, *, own: bool) -> None:
+        """Go on with the first message of a segment."""
+        self._segment = segment
+        self._plan[wire.NEXT], self._plan[wire.SHIFT_NS] = 0, shift_ns
+        self.history.begin(self.next_sequence, segment, shift_ns, own=own)
+
     def _send(self, first: int, last: int, now_ns: int) -> None:
-        done = _transmit(
-            self._socket.fileno(),
-            self._address_bytes.ctypes.data,
-            self._buffer,
-            self._packets,
-            first,
-            last,
-            self.out_ns,
-            self._counters,
-            self._faults,
-            self._wire,
-            self._held,
-            self._clock,
-        )
+        done = _transmit(self._wire, self._faults, self._buffer, self._packets, first, last, now_ns)
         self._pending = (done, last)
         if done < last:
             self._not_before_ns = now_ns + QUANTUM_NS  # the system has no room: let it work
@@ -265,7 +367,7 @@ class Player:
     def _due_ns(self) -> int:
         i = int(self._plan[wire.NEXT])
         if self._max:
-            return 0
+            return _FOREVER if self._live and i == self._end else 0
         if self._rate > 0:
             return self._anchor_ns + int((i - self._anchor_index) * 1e9 / self._rate)
         return self._anchor_ns + int((int(self._segment.time_ns[i]) - self._anchor_time) / self._speed)
@@ -293,22 +395,21 @@ class Player:
             else None
         )
         if clearing is not None and len(clearing.time_ns):
-            self._segment = clearing
-            plan[wire.SHIFT_NS] = 0
+            self._begin(clearing, 0, own=True)
         else:
-            self._segment = self._tape
-            plan[wire.SHIFT_NS] = resume_ns - int(self._tape.time_ns[0])
+            self._begin(self._tape, resume_ns - int(self._tape.time_ns[0]), own=False)
             self._counters[Counter.LOOPS] += 1
-        plan[wire.NEXT] = 0
         self._anchor(due_ns)
 
     def _heartbeat(self, now_ns: int) -> None:
         make = end_of_session if self.finished else heartbeat
-        try:
-            self._socket.sendto(make(self._session, self.next_sequence), self._peer)
-            self._counters[Counter.HEARTBEATS_SENT] += 1
-        except OSError:
-            self._counters[Counter.SEND_ERRORS] += 1
+        raw = make(self.session, self.next_sequence)
+        for out, line in zip(self._sockets, self._lines, strict=True):
+            try:
+                out.sendto(raw, (line.host, line.port))
+                self._counters[Counter.HEARTBEATS_SENT] += 1
+            except OSError:
+                self._counters[Counter.SEND_ERRORS] += 1
         self._sent_ns = now_ns
 
     def _check_types(self) -> None:
@@ -316,10 +417,7 @@ class Player:
         tape, plan = self._tape, self._plan.copy()
         plan[wire.UNTIL_INDEX] = 0
         wire.pack(tape.data, tape.offsets, tape.time_ns, self._session_bytes, plan, self._buffer, self._packets)
-        wire.transmit(
-            -1, 0, self._buffer, self._packets, 0, 0, self.out_ns, self._counters, self._faults, self._wire,
-            self._held, self._clock,
-        )  # fmt: skip
+        wire.transmit(self._wire, self._faults, self._buffer, self._packets, 0, 0, 0)
 
     def _publish_state(self) -> None:
         self._counters[Counter.PLAYING] = self.playing
@@ -330,15 +428,17 @@ class Player:
         pace = "max" if self._max else f"{self._rate:g} messages/s" if self._rate else f"{self._speed:g}x"
         if self.in_steps:
             pace = "in steps"
-        return {"to": f"{self._peer[0]}:{self._peer[1]}", "pace": pace, "loop": self._loop}
+        to = [f"{line.host}:{line.port}" for line in self._lines]
+        return {"to": to, "pace": "live" if self._live else pace, "loop": self._loop}
 
 
-def _open(host: str, port: int, interface: str, ttl: int, datagram: int) -> tuple[Bytes, socket.socket]:
+def _open(prefix: str, line: Line, ttl: int, datagram: int) -> tuple[Bytes, socket.socket]:
     """The socket, and the address as the system wants it. Not connected: a listener that is away is no error."""
+    host, port, interface = line
     try:
         address = ipaddress.IPv4Address(socket.gethostbyname(host))
     except OSError as error:
-        msg = f"feed.host = {host!r}: no such IPv4 address or name ({error})"
+        msg = f"feed.{prefix}host = {host!r}: no such IPv4 address or name ({error})"
         raise PlayerError(msg) from None
     if datagram > 65507:
         msg = f"a message of the tape needs a datagram of {datagram} bytes; UDP takes 65507"

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import numpy as np
+import numpy.typing as npt
 from fastapi import FastAPI, HTTPException, Query
 from pydantic import BaseModel, ConfigDict, Field
 
-from tickpath.common.config import Config
+from tickpath.common.config import Config, SimConfig
 from tickpath.common.instruments import InstrumentError, load_instruments
 from tickpath.common.pages import Command, Fields, Page, command, read_text
 from tickpath.common.process import StartError
 from tickpath.common.service import Service
 from tickpath.sim.layout import Counter, Fault, OrderStatus
 
-_EVERY = Field(default=0, ge=0, description="spoil every n-th datagram; 0: none")
+_EVERY = Field(default=0, ge=0, description="spoil every n-th packet, on both lines; 0: none")
+_PPM = Field(default=0, ge=0, le=1_000_000, description="parts per million of the packets, by seed")
 
 
 class FaultRequest(BaseModel):
@@ -27,9 +30,36 @@ class FaultRequest(BaseModel):
     reorder_every: int = _EVERY
     truncate_every: int = _EVERY
     garbage_every: int = _EVERY
-    seed: int = Field(default=1, ge=0, le=2**62)
+    loss_a_ppm: int = _PPM
+    loss_b_ppm: int = _PPM
+    duplicate_a_ppm: int = _PPM
+    duplicate_b_ppm: int = _PPM
+    reorder_a_ppm: int = _PPM
+    reorder_b_ppm: int = _PPM
+    delay_a_ppm: int = _PPM
+    delay_b_ppm: int = _PPM
+    delay_us: int = Field(default=1000, ge=0, le=1_000_000, description="longest delay")
+    loss_retransmission_ppm: int = _PPM
+    seed: int | None = Field(default=None, ge=0, le=2**62, description="without it that of the configuration")
     refuse_login: bool = False
     disconnect: bool = False
+
+
+def configured_faults(options: SimConfig) -> npt.NDArray[np.int64]:
+    """Faults that are there from the start, int64[len(Fault)]."""
+    faults = np.zeros(len(Fault), np.int64)
+    faults[Fault.SEED] = options.fault_seed
+    faults[Fault.DELAY_US] = options.delay_us
+    for share, kinds in (
+        (options.loss_a, (Fault.LOSS_A_PPM,)),
+        (options.loss_b, (Fault.LOSS_B_PPM,)),
+        (options.duplicate, (Fault.DUPLICATE_A_PPM, Fault.DUPLICATE_B_PPM)),
+        (options.reorder, (Fault.REORDER_A_PPM, Fault.REORDER_B_PPM)),
+        (options.delay, (Fault.DELAY_A_PPM, Fault.DELAY_B_PPM)),
+        (options.loss_retransmission, (Fault.LOSS_RETRANSMISSION_PPM,)),
+    ):
+        faults[list(kinds)] = round(share * 1_000_000)
+    return faults
 
 
 class SimService(Service):
@@ -44,7 +74,8 @@ class SimService(Service):
         return {"faults": ("<i8", (len(Fault),))}
 
     def set_up(self) -> None:
-        """Check the instrument table and the data files before anything is started."""
+        """Faults of the configuration; check the instrument table and the data files before anything is started."""
+        self.side["faults"][:] = configured_faults(self.config.sim)
         try:
             load_instruments(self.config.instruments)
         except InstrumentError as error:
@@ -60,12 +91,17 @@ class SimService(Service):
         if page is None:
             return {}
         counters = page["counters"]
+        feed = self.config.feed
         state = "finished" if counters[Counter.FINISHED] else "playing" if counters[Counter.PLAYING] else "stopped"
         return {
             "source": read_text(page, "source"),
             "market_data": state,
             "waiting_for": read_text(page, "lockstep"),
             "next_sequence": int(counters[Counter.NEXT_SEQUENCE]),
+            "line_a": f"{feed.host}:{feed.port}",
+            "line_b": _address(feed.line_b_host, feed.line_b_port),
+            "retransmissions": _address(feed.retransmission_host, feed.retransmission_port),
+            "snapshots": _address(feed.snapshot_host, feed.snapshot_port),
             "positions": _by_symbol(page, "positions"),
             "open_orders": _by_symbol(page, "open_orders"),
             "faults": {fault.name.lower(): int(self.side["faults"][fault]) for fault in Fault},
@@ -104,9 +140,12 @@ class SimService(Service):
         def fault(request: FaultRequest) -> dict[str, int]:
             """Go wrong, or (empty request) be an honest exchange again."""
             faults = self.side["faults"]
+            wanted = request.model_dump()
+            if request.seed is None:
+                wanted["seed"] = self.config.sim.fault_seed
             for one in Fault:
                 if one is not Fault.DISCONNECT:
-                    faults[one] = int(getattr(request, one.name.lower()))
+                    faults[one] = int(wanted[one.name.lower()])
             faults[Fault.DISCONNECT] += request.disconnect
             return {one.name.lower(): int(faults[one]) for one in Fault}
 
@@ -119,6 +158,10 @@ class SimService(Service):
         if page is None:
             raise HTTPException(503, "the hot process is not there yet")
         return page
+
+
+def _address(host: str, port: int | None) -> str:
+    return "" if port is None else f"{host}:{port}"
 
 
 def _by_symbol(page: Page, field: str) -> dict[str, int]:
