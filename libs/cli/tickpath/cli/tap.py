@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from tickpath.cli import runs
 from tickpath.cli.control import ControlError, System
-from tickpath.common.config import Config
+from tickpath.common.config import load_config
 from tickpath.common.instruments import InstrumentError, InstrumentTable, load_instruments
 from tickpath.common.recording import TIME_FIELDS
 from tickpath.common.records import (
@@ -41,7 +41,7 @@ Records = npt.NDArray[Any]
 STREAMS: Final = ("ticks", "signals", "orders", "reports")
 
 _POLL_S: Final = 0.02
-_ENUMS: Final = {"action": Action, "side": Side, "tif": Tif, "state": OrderState, "event": ExecEvent}
+ENUMS: Final = {"action": Action, "side": Side, "tif": Tif, "state": OrderState, "event": ExecEvent}
 _HIDDEN: Final = ("pad", "crc", "instrument", "cl_ord_id", "flags")
 
 
@@ -140,26 +140,27 @@ class Place:
             msg = f"no system runs on {self.run_dir}: there is no such folder"
             raise ControlError(msg)
         self._is_launched = runs.is_alive(self.run_dir)
+        self.journal_dir = self.run_dir / "journal"
+        instruments = self.run_dir / "instruments.csv"
         try:
-            config = Config.model_construct(**system["exec"].ask("GET", "/config"))
-            folder = Path(config.exec["journal_dir"])  # type: ignore[index]
-            self.table = _table(Path(config.instruments))
+            config = system["exec"].ask("GET", "/config")
+            ours = Path(config["run_dir"]).resolve() == self.run_dir.resolve()
         except ControlError:
-            folder = Path("journal")
-            self.table = _table(self.run_dir / "instruments.csv")
-        self.journal_dir = self.run_dir / folder
+            ours = False
+        if ours:
+            self.journal_dir = self.run_dir / config["exec"]["journal_dir"]
+            instruments = Path(config["instruments"])
+        elif not instruments.exists():
+            instruments = load_config().instruments
+        try:
+            self.table = load_instruments(instruments)
+        except InstrumentError as error:
+            msg = f"the instruments of the system are not known: {error}"
+            raise ControlError(msg) from None
 
     def is_gone(self) -> bool:
         """Whether the system has ended: its launcher has, or its folder is not there any more."""
         return not self.run_dir.is_dir() or (self._is_launched and not runs.is_alive(self.run_dir))
-
-
-def _table(path: Path) -> InstrumentTable:
-    try:
-        return load_instruments(path)
-    except InstrumentError as error:
-        msg = f"the instruments of the system are not known: {error}"
-        raise ControlError(msg) from None
 
 
 def decode(stream: str, record: Any, table: InstrumentTable) -> dict[str, Any]:
@@ -174,8 +175,8 @@ def decode(stream: str, record: Any, table: InstrumentTable) -> dict[str, Any]:
         if name.endswith("_ticks"):
             price = table.price(instrument, value) if known and value != NO_PRICE_TICKS else None
             found[name.removesuffix("_ticks")] = None if price is None else f"{price:f}"
-        elif name in _ENUMS:
-            enum = _ENUMS[name]
+        elif name in ENUMS:
+            enum = ENUMS[name]
             found[name] = enum(value).name if value in list(enum) else value
         else:
             found[name] = value
