@@ -1,9 +1,11 @@
-"""Bytes of data files, decompressed."""
+"""Bytes of data files, decompressed, and what they are."""
 
 from __future__ import annotations
 
 import gzip
+import re
 import zlib
+from enum import Enum, auto
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -14,9 +16,44 @@ from tickpath.sim.sources.tape import Bytes, DataFileError
 
 #: What data files may be, for complaints.
 ALLOWED: Final = (
-    "allowed: NASDAQ TotalView-ITCH 5.0 (a big-endian u16 length before each message) and LOBSTER message files"
-    " (TICKER_date_start_end_message_levels.csv), plain or compressed with zstd or gzip"
+    "allowed: NASDAQ TotalView-ITCH 5.0 (a big-endian u16 length before each message), pcap and pcapng captures of it"
+    " in MoldUDP64, LOBSTER message files (TICKER_date_start_end_message_levels.csv), Databento market by order (DBN)"
+    " and trades or quotes as CSV (equity_SYMBOL_date_trade.csv), plain or compressed with zstd or gzip"
 )
+
+
+class Format(Enum):
+    """What a data file is."""
+
+    ITCH = auto()
+    CAPTURE = auto()
+    LOBSTER = auto()
+    DBN = auto()
+    EQUITY_TRADES = auto()
+    EQUITY_QUOTES = auto()
+    FX_QUOTES = auto()
+
+
+#: First four bytes of pcap and pcapng files.
+_CAPTURE_MAGICS: Final = (
+    b"\xa1\xb2\xc3\xd4",
+    b"\xd4\xc3\xb2\xa1",
+    b"\xa1\xb2\x3c\x4d",
+    b"\x4d\x3c\xb2\xa1",
+    b"\x0a\x0d\x0d\x0a",
+)
+#: What the name of a tick file says.
+_TICK_NAMES: Final = {
+    r"equity_[^_]+_.*trade": Format.EQUITY_TRADES,
+    r"equity_[^_]+_.*quote": Format.EQUITY_QUOTES,
+    r"(fx|forex)_[^_]+_.*quote": Format.FX_QUOTES,
+}
+#: What its first row looks like, where the name says nothing. LOBSTER files have numbers only.
+_TICK_ROWS: Final = {
+    rb"[\d.]+(,\d+){2},[A-Za-z]{1,4},[^,]*,[^,]*": Format.EQUITY_TRADES,
+    rb"[\d.]+(,\d+){4},[A-Za-z]{1,4},[^,]*,[^,]*": Format.EQUITY_QUOTES,
+    rb"[\d.]+,[\d.]+,[\d.]+": Format.FX_QUOTES,
+}
 _ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 _CHUNK: Final = 1 << 20
@@ -79,3 +116,22 @@ def _unzstd(file: BinaryIO) -> Bytes:
         msg = "it ends inside a frame"
         raise EOFError(msg)
     return np.frombuffer(buffer, np.uint8)
+
+
+def format_of(path: Path, data: Bytes) -> Format:
+    """The format of a file with the (decompressed) bytes `data`: by content where that is sure, else by name."""
+    name = path.name.lower().removesuffix(".zst").removesuffix(".gz")
+    if data[:4].tobytes() in _CAPTURE_MAGICS:
+        return Format.CAPTURE
+    if data[:3].tobytes() == b"DBN":
+        return Format.DBN
+    if name.endswith(".itch") or not (name.endswith(".csv") or chr(data[0]).isdigit()):
+        return Format.ITCH
+    for pattern, kind in _TICK_NAMES.items():
+        if re.fullmatch(pattern, name.removesuffix(".csv")):
+            return kind
+    row = data[:200].tobytes().split(b"\n")[0].strip()
+    for shape, kind in _TICK_ROWS.items():
+        if re.fullmatch(shape, row):
+            return kind
+    return Format.LOBSTER

@@ -1,4 +1,4 @@
-"""Making a tape of recorded files: ITCH 5.0 byte for byte, LOBSTER re-encoded, several files merged by time."""
+"""Making a tape of recorded files: ITCH 5.0 byte for byte, other formats re-encoded, several files merged by time."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Final
 
 import numpy as np
 
+from tickpath.common.kernels.itch import count_frames
 from tickpath.common.protocols.itch50 import LAYOUTS, SIZES
-from tickpath.sim.sources.files import ALLOWED, read_data
+from tickpath.sim.sources.files import ALLOWED, Format, format_of, read_data
 from tickpath.sim.sources.kernels import index as kernels
 from tickpath.sim.sources.tape import Bytes, DataFileError, Ints, Tape, Terms
 
@@ -26,9 +27,10 @@ _SYMBOL_AT: Final = np.array(
 def load_tape(files: Sequence[Path]) -> Tape:
     """The tape of one or more recorded files, which play together, merged by time.
 
-    Formats: ITCH 5.0 and LOBSTER message files, plain or compressed (the compression is told by content, the format
-    by the name's ``.itch`` or ``.csv``, else by content). A LOBSTER file uses the orderbook file beside it when
-    there is one (see `tickpath.sim.sources.lobster`).
+    Formats, plain or compressed (`files.format_of` tells them apart, `docs/data.md` says how each is mapped): ITCH
+    5.0; pcap and pcapng captures of it (`tickpath.sim.sources.pcap`); LOBSTER message files, with the orderbook file
+    beside them when there is one (`.lobster`); Databento market by order (`.dbn`); trades and quotes as CSV
+    (`.ticks`).
 
     A single ITCH file is never touched: the tape is the file, byte for byte. Of several files, messages of equal
     time keep the order of the files, and two things are rewritten, in place and nothing else: the stock locate,
@@ -56,34 +58,59 @@ class _File:
 
 
 def _load(path: Path, number: int) -> _File:
+    """One file; `number` counts from 0. The readers are imported here: their kernels take seconds to compile."""
     data = read_data(path)
-    stem = path.name.lower().removesuffix(".zst").removesuffix(".gz")
-    if stem.endswith(".csv") or (not stem.endswith(".itch") and chr(data[0]).isdigit()):
-        from tickpath.sim.sources.lobster import load_lobster  # noqa: PLC0415 - its kernels take seconds to compile
+    match format_of(path, data):
+        case Format.ITCH:
+            return _index(path, data, _check(path, data), f"ITCH 5.0 {path.name}", {})
+        case Format.CAPTURE:
+            from tickpath.sim.sources.pcap import read_capture  # noqa: PLC0415
 
-        tape = load_lobster(path, data, number + 1)
-        symbols, flags = np.zeros(_N_LOCATES, np.int64), np.zeros(_N_LOCATES, np.int64)
-        for symbol, locate in tape.symbols.items():
-            symbols[locate] = int.from_bytes(symbol.encode("ascii").ljust(8), "big")
-            flags[locate] = kernels.SEEN | kernels.ACTIVE
-        return _File(tape, path, symbols, flags)
-    return _index(path, data)
+            messages, findings = read_capture(path, data)
+            return _index(path, messages, len(messages), f"capture {path.name}", findings)
+        case Format.LOBSTER:
+            from tickpath.sim.sources.lobster import load_lobster  # noqa: PLC0415
+
+            return _encoded(path, load_lobster(path, data, number + 1))
+        case Format.DBN:
+            from tickpath.sim.sources.dbn import load_dbn  # noqa: PLC0415
+
+            return _encoded(path, load_dbn(path, data, number + 1))
+        case kind:
+            from tickpath.sim.sources.ticks import load_ticks  # noqa: PLC0415
+
+            return _encoded(path, load_ticks(path, data, kind, number + 1))
 
 
-def _index(path: Path, data: Bytes) -> _File:
-    """Check and index ITCH data. Raises DataFileError."""
+def _encoded(path: Path, tape: Tape) -> _File:
+    """A tape that a reader made: its symbols are all that there are."""
+    symbols, flags = np.zeros(_N_LOCATES, np.int64), np.zeros(_N_LOCATES, np.int64)
+    for symbol, locate in tape.symbols.items():
+        symbols[locate] = int.from_bytes(symbol.encode("ascii").ljust(8), "big")
+        flags[locate] = kernels.SEEN | kernels.ACTIVE
+    return _File(tape, path, symbols, flags)
+
+
+def _check(path: Path, data: Bytes) -> int:
+    """The byte at which the messages of ITCH data end. Raises DataFileError."""
     found = np.zeros(4, np.int64)
-    n = kernels.measure(data, _SIZES, found)
+    kernels.measure(data, _SIZES, found)
     fault, byte, message, end = (int(value) for value in found)
     if fault != kernels.OK:
         raise DataFileError(f"{path}: {_complaint(data, fault, byte, message)}")
+    return end
+
+
+def _index(path: Path, data: Bytes, end: int, source: str, findings: dict[str, int]) -> _File:
+    """Index the ITCH messages in ``data[:end]``, which are well formed."""
+    n = count_frames(data, 0, end)
     offsets = np.empty(n + 1, np.int64)
     time_ns = np.empty(n, np.int64)
     counts = np.zeros(256, np.int64)
     symbols = np.zeros(_N_LOCATES, np.int64)
     flags = np.zeros(_N_LOCATES, np.int64)
-    times_back = kernels.index(data, _SYMBOL_AT, offsets, time_ns, counts, symbols, flags)
-    findings = {
+    times_back = kernels.index(data[:end], _SYMBOL_AT, offsets, time_ns, counts, symbols, flags)
+    findings = findings | {
         "times_back": times_back,
         "unknown_types": int(counts[_SIZES == 0].sum()),
         "end_marks": int(end < len(data)),
@@ -94,7 +121,7 @@ def _index(path: Path, data: Bytes) -> _File:
         offsets=offsets,
         time_ns=time_ns,
         symbols={_symbol(symbols[locate]): int(locate) for locate in active},
-        source=f"ITCH 5.0 {path.name}",
+        source=source,
         counts={chr(kind): int(counts[kind]) for kind in np.nonzero(counts)[0]},
         findings={key: value for key, value in findings.items() if value},
     )
@@ -135,6 +162,7 @@ def _merge(files: list[_File]) -> Tape:
     terms: dict[str, Terms] = {}
     for file in files:
         tape = file.tape
+        _agree(file, symbols, terms)
         terms |= tape.terms
         locates = _assign(file, taken, locate_of)
         if (locates != np.arange(_N_LOCATES)).any():
@@ -165,6 +193,22 @@ def _merge(files: list[_File]) -> Tape:
         findings=dict(findings),
         terms=terms,
     )
+
+
+def _agree(file: _File, symbols: dict[str, int], terms: dict[str, Terms]) -> None:
+    """Check that a symbol of an earlier file counts in the same units. Raises DataFileError."""
+    for symbol in file.tape.symbols:
+        own, other = file.tape.terms.get(symbol, Terms()), terms.get(symbol, Terms())
+        if symbol in symbols and own[:1] + own[2:] != other[:1] + other[2:]:
+            msg = (
+                f"{file.path}: {symbol} has {_units(own)} in it and {_units(other)} in a file before;"
+                " files that play together must agree in that"
+            )
+            raise DataFileError(msg)
+
+
+def _units(terms: Terms) -> str:
+    return f"ticks of {terms.tick_size} {terms.currency} and lots of {terms.lot_size} (multiplier {terms.multiplier})"
 
 
 def _assign(file: _File, taken: dict[int, int], locate_of: dict[int, int]) -> Ints:

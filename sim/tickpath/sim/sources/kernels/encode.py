@@ -1,6 +1,6 @@
-"""From plain records to ITCH 5.0 bytes: what the generator and the LOBSTER reader have in common.
+"""From plain records to ITCH 5.0 bytes: what the generator and the readers of other formats have in common.
 
-Both write down what happens as `MESSAGE` records; `encode` makes the messages of it. Layouts as in
+All write down what happens as `MESSAGE` records; `encode` makes the messages of it. Layouts as in
 `tickpath.common.protocols.itch50`.
 """
 
@@ -32,11 +32,11 @@ MESSAGE: Final = np.dtype(
     [
         ("time_ns", "<i8"),  # ns after midnight
         ("ref", "<i8"),  # order reference
-        ("other", "<i8"),  # U: new reference; S: event code; H: trading state; Q: type of cross
+        ("other", "<i8"),  # U: new reference; S: event code; H: trading state; Q: type of cross; F: the four letters
         ("shares", "<i8"),
-        ("price", "<i4"),  # 1/10000 dollar
+        ("price", "<i4"),  # ticks
         ("instrument", "<i4"),  # row in symbols and locates
-        ("kind", "u1"),  # type letter: S R H A E X D U P Q
+        ("kind", "u1"),  # type letter: S R H A F E X D U P Q
         ("side", "u1"),  # BUY or SELL
         ("pad", "u1", (6,)),
     ],
@@ -45,11 +45,12 @@ MESSAGE: Final = np.dtype(
 MESSAGES_TYPE: Final = numba.from_dtype(MESSAGE)[::1]
 
 BUY, SELL = 66, 83  # B S
-SYSTEM, DIRECTORY, TRADING, ADD, EXECUTED, CANCEL, DELETE, REPLACE, TRADE, CROSS = (
+SYSTEM, DIRECTORY, TRADING, ADD, ADD_MPID, EXECUTED, CANCEL, DELETE, REPLACE, TRADE, CROSS = (
     83,
     82,
     72,
     65,
+    70,
     69,
     88,
     68,
@@ -133,7 +134,7 @@ def encode(messages, symbols, locates, sizes, data, offsets):
             continue
         if kind == REPLACE:
             at = put(data, at, 8, m.other)
-        elif kind == ADD or kind == TRADE:  # noqa: PLR1714, SIM109
+        elif kind == ADD or kind == ADD_MPID or kind == TRADE:  # noqa: PLR1714, SIM109
             at = put(data, at, 1, m.side)
         if kind != CROSS:
             at = put(data, at, 4, m.shares)
@@ -145,5 +146,7 @@ def encode(messages, symbols, locates, sizes, data, offsets):
             at = put(data, at, 8, match)
         if kind == CROSS:
             at = put(data, at, 1, m.other)
+        elif kind == ADD_MPID:
+            at = put(data, at, 4, m.other)
     offsets[len(messages)] = at
     return at
