@@ -133,7 +133,7 @@ def drive_decode(state, data, lengths, events, out, clock, spent):
     for i in range(len(events)):
         at, end = events[i, BYTES], events[i, BYTES + 1]
         lengths[0] = end - at
-        n += decode(state, data[at:end].reshape((1, end - at)), lengths, 0, 1, events[i, NOW], out[n:])
+        n += decode(state, data[at:end].reshape((1, end - at)), lengths, 0, 1, events[i, NOW], 0, out[n:])
     spent[MAIN] = now(clock) - begin
     return n
 
@@ -369,7 +369,7 @@ def play(tape: Tape, config: Any, folder: Path) -> Flow:
         data += raw
         lengths[0] = len(raw)
         buffer = np.frombuffer(bytearray(raw), np.uint8).reshape(1, len(raw))
-        made = decode(desk.feed, buffer, lengths, 0, 1, at_ns, ticks[n_ticks:])
+        made = decode(desk.feed, buffer, lengths, 0, 1, at_ns, 0, ticks[n_ticks:])
         fresh = ticks[n_ticks : n_ticks + made]
         n_ticks = event[-1] = n_ticks + made
         venue.played(segment, first, end, 0)

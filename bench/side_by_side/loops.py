@@ -58,7 +58,7 @@ def ingest(state, buffer, lengths, first, end, ticks, ends):
     flat = buffer.reshape(buffer.size)
     n = 0
     for i in range(first, end):
-        n += decode(state, buffer, lengths, i, i + 1, be48(flat, i * buffer.shape[1] + _TIME_AT), ticks[n:])
+        n += decode(state, buffer, lengths, i, i + 1, be48(flat, i * buffer.shape[1] + _TIME_AT), 0, ticks[n:])
         ends[i - first] = n
     return n
 
@@ -130,7 +130,7 @@ def chain(fd, messages, buffer, lengths, feed, strategies, ticks, out, risk, app
             return arrived
         n[0] += arrived
         now_ns = be48(flat, _TIME_AT)
-        made = decode(feed, buffer, lengths, 0, arrived, now_ns, ticks)
+        made = decode(feed, buffer, lengths, 0, arrived, now_ns, 0, ticks)
         if made == 0:
             continue
         n[1] += made

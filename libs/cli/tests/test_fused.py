@@ -40,6 +40,7 @@ from tickpath.exec.layout import Counter, Gate, GatewayState
 from tickpath.exec.layout import Reg as ExecReg
 from tickpath.exec.lifecycle import Refusal
 from tickpath.feed.layout import Count
+from tickpath.feed.service import FeedService
 from tickpath.risk.layout import Counter as RiskCounter
 from tickpath.risk.limits import FIRST_SYMBOL_ROW, LIMIT, TradingState
 from tickpath.risk.reasons import Reason
@@ -93,7 +94,9 @@ class Rig:
 
     def make_side(self, name: str) -> None:
         """A side process of this service begins."""
-        extra = {"limits": (LIMIT, (FIRST_SYMBOL_ROW + len(TABLE),))} if name == "risk" else {}
+        extra: dict[str, Any] = FeedService.side_fields(self.config) if name == "feed" else {}
+        if name == "risk":
+            extra = {"limits": (LIMIT, (FIRST_SYMBOL_ROW + len(TABLE),))}
         side = self.sides[name] = create_side_page(self.config.run_dir, name, extra)
         if name == "risk":
             names = names_of(TABLE, self.config.signals.strategies)

@@ -189,7 +189,7 @@ def test_the_digest_of_the_signals_is_that_of_decoder_and_strategies_by_themselv
     ticks, signals = np.zeros(256, TICK), np.zeros(256, SIGNAL)
     digest = 0
     while exchange.next_datagram():
-        n = decode(feed, exchange.replay.datagram, exchange.replay.lengths, 0, 1, 1, ticks)
+        n = decode(feed, exchange.replay.datagram, exchange.replay.lengths, 0, 1, 1, 0, ticks)
         done, made = engine.run(ticks[:n], signals, 1)
         assert done == n
         digest = fold(digest, words_of(signals), made, words_mask(SIGNAL))

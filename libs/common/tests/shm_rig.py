@@ -27,14 +27,19 @@ def free_port(kind: int = socket.SOCK_STREAM) -> int:
 
 
 def make_config(folder: Path, table: InstrumentTable, **sections: Any) -> Config:
-    """The configuration of the repository with small rings, a run_dir in `folder` and these sections instead."""
+    """The configuration of the repository with small rings, a run_dir in `folder` and these sections instead.
+
+    Nobody repairs market data unless a section says so.
+    """
     save_instruments(table, folder / "instruments.csv")
     links = {"lane": "shm", "tick_ring": 1024, "log_ring": 64, "heartbeat_ms": 10_000, **sections.pop("links", {})}
+    feed = {"retransmission_port": None, "snapshot_port": None, **sections.pop("feed", {})}
     return load_config(
         ROOT / "tickpath.toml",
         run_dir=folder / "run",
         instruments=folder / "instruments.csv",
         links=links,
+        feed=feed,
         **sections,
     )
 

@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tickpath.common.histogram import summary_us
 from tickpath.common.instruments import InstrumentTable, make_table
 from tickpath.common.protocols import itch50, moldudp64
 from tickpath.common.records import NO_PRICE_TICKS, TICK, TickFlag
-from tickpath.feed.kernels.decode import State, decode, make_state
-from tickpath.feed.layout import Channel, Count
+from tickpath.feed.kernels.decode import State, announce, decode, give_up, make_state
+from tickpath.feed.layout import Channel, Count, Line, LineWord, Suspect
 
 DATA = Path(__file__).parents[4] / "shared" / "data"
 SESSION = moldudp64.session_id("TEST")
@@ -44,15 +45,23 @@ class Decoder:
         )
         self.out = np.zeros(1 << 14, dtype=TICK)
 
-    def take(self, *packets: bytes, recv_ns: int = 1) -> np.ndarray:
+    def take(self, *packets: bytes, recv_ns: int = 1, line: Line = Line.A) -> np.ndarray:
         buffer = np.zeros((len(packets), SLOT), dtype=np.uint8)
         lengths = np.zeros(len(packets), dtype=np.int64)
         for i, packet in enumerate(packets):
             kept = packet[:SLOT]
             buffer[i, : len(kept)] = list(kept)
             lengths[i] = len(packet) if len(packet) <= SLOT else -SLOT
-        n = decode(self.state, buffer, lengths, 0, len(packets), recv_ns, self.out)
+        n = decode(self.state, buffer, lengths, 0, len(packets), recv_ns, line, self.out)
         return self.out[:n].copy()
+
+    def go_on(self) -> np.ndarray:
+        """Give the present gap up, and take what waited behind it."""
+        give_up(self.state, 1)
+        return self.take()
+
+    def line(self, line: Line, which: LineWord) -> int:
+        return int(self.state.lines[line, which])
 
     def count(self, which: Count) -> int:
         return int(self.state.counters[which])
@@ -134,29 +143,144 @@ def test_of_a_packet_that_overlaps_only_the_new_messages_count() -> None:
 def test_a_gap_is_counted_with_its_numbers_and_every_tick_behind_it_is_suspect() -> None:
     feed = Decoder()
     feed.take(packet(1, BID))
-    (tick,) = feed.take(packet(5, ASK))
+    assert len(feed.take(packet(5, ASK))) == 0
+    (tick,) = feed.go_on()
     assert (feed.count(Count.GAPS), feed.count(Count.MESSAGES_LOST)) == (1, 3)
     assert feed.state.channel[[Channel.GAP_FROM_SEQ, Channel.GAP_TO_SEQ]].tolist() == [2, 5]
     assert tick["flags"] & TickFlag.SUSPECT
 
 
-def test_packets_out_of_order_are_a_gap_and_then_late() -> None:
+def test_packets_out_of_order_are_put_in_order() -> None:
     feed = Decoder()
-    feed.take(packet(1, BID), packet(3, execute(1, 10)), packet(2, ASK))
-    assert feed.count(Count.MESSAGES_LOST) == 1
-    assert feed.count(Count.MESSAGES_DUPLICATE) == 1
+    ticks = feed.take(
+        packet(1, BID), packet(5, execute(2, 20)), packet(3, execute(1, 10)), packet(4, execute(2, 5)), packet(2, ASK)
+    )
+    assert ticks["cause_seq"].tolist() == [1, 2, 3, 4, 5]
+    assert not (ticks["flags"] & TickFlag.SUSPECT).any()
+    assert (feed.count(Count.GAPS), feed.count(Count.DATAGRAMS_HELD), feed.count(Count.MESSAGES_LOST)) == (1, 3, 0)
+    assert feed.state.channel[[Channel.GAP_SINCE_NS, Channel.HELD]].tolist() == [0, 0]
+
+
+def test_the_first_copy_counts_whichever_line_brings_it() -> None:
+    feed = Decoder()
+    feed.take(packet(1, BID), recv_ns=10, line=Line.A)
+    feed.take(packet(1, BID), recv_ns=25, line=Line.B)
+    feed.take(packet(2, ASK), recv_ns=30, line=Line.B)
+    feed.take(packet(3, execute(2, 50)), packet(3, execute(2, 50)), recv_ns=40, line=Line.A)
+    assert feed.count(Count.MESSAGES) == 3
+    assert [feed.line(Line.A, which) for which in (LineWord.FIRST, LineWord.SECOND, LineWord.LOST)] == [2, 1, 1]
+    assert [feed.line(Line.B, which) for which in (LineWord.FIRST, LineWord.SECOND, LineWord.LOST)] == [1, 1, 0]
+    assert feed.count(Count.MESSAGES_LOST) == 0
+    assert summary_us(feed.state.behind[Line.B])["count"] == 1
+
+
+def test_what_was_asked_for_again_is_counted_as_repaired() -> None:
+    feed = Decoder()
+    feed.take(packet(1, BID), packet(3, execute(1, 10)))
+    ticks = feed.take(packet(2, ASK), line=Line.REPAIR)
+    assert ticks["cause_seq"].tolist() == [2, 3]
+    assert (feed.count(Count.MESSAGES_REPAIRED), feed.count(Count.MESSAGES_LOST)) == (1, 0)
+
+
+def test_a_full_window_drops_the_newest_and_asks_for_it_later() -> None:
+    feed = Decoder()
+    size = len(feed.state.window.order)
+    feed.take(packet(1, BID), *(packet(3 + i, execute(1, 1)) for i in range(size + 2)))
+    assert (feed.count(Count.DATAGRAMS_HELD), feed.count(Count.WINDOW_FULL)) == (size, 2)
+    assert len(feed.take(packet(2, ASK))) == 1 + size
+    assert feed.state.channel[Channel.EXPECTED_SEQ] == 3 + size
+    assert feed.state.channel[Channel.KNOWN_SEQ] == 5 + size
+
+
+def test_what_has_no_room_in_the_output_comes_with_the_next_call() -> None:
+    feed = Decoder()
+    feed.out = np.zeros(2 * (SLOT // 14), dtype=TICK)
+    many = [add(10 + i, "B", 1, 1_000_000 + 100 * i) for i in range(30)]
+    feed.take(*(packet(2 + 30 * k, *many) for k in range(16)))
+    seen = feed.take(packet(1, BID))["cause_seq"].tolist()
+    while len(more := feed.take()):
+        seen += more["cause_seq"].tolist()
+    assert feed.state.channel[Channel.EXPECTED_SEQ] == 2 + 30 * 16
+    assert seen == sorted(set(seen))
+
+
+def test_an_instrument_whose_book_is_contradicted_is_suspect_until_the_book_is_empty() -> None:
+    feed = Decoder()
+    msft = add(50, "B", 1, 500_000, locate=2, stock="MSFT")
+    ticks = feed.take(packet(1, BID, msft, execute(99, 1), add(3, "B", 5, 1_000_100), execute(3, 5), execute(1, 100)))
+    assert [bool(t["flags"] & TickFlag.SUSPECT) for t in ticks] == [False, False, True, True, True, False]
+    assert feed.state.suspect.tolist() == [0, 0]
+
+
+def test_after_the_end_of_system_hours_every_tick_says_halted() -> None:
+    feed = Decoder()
+    ticks = feed.take(packet(1, BID, itch50.system_event(9, "E"), ASK))
+    assert [bool(t["flags"] & TickFlag.HALTED) for t in ticks] == [False, True]
+
+
+def test_an_announcement_has_all_instruments_as_they_are_now() -> None:
+    feed = Decoder()
+    feed.take(packet(1, BID, ASK))
+    feed.state.channel[Channel.SUSPECT] = Suspect.RECOVERING
+    out = np.zeros(8, TICK)
+    assert announce(feed.state, 0, 99, out) == 2
+    assert out["instrument"][:2].tolist() == [0, 1]
+    assert out["cause_seq"][0] == 2
+    assert (out["flags"][:2] == TickFlag.QUOTE | TickFlag.SUSPECT).all()
+    assert (out["bid_ticks"][0], out["ask_ticks"][0]) == (1_000_000, 1_000_200)
+    assert announce(feed.state, 1, 99, out[:1]) == 1
+    assert out["instrument"][0] == 1
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_two_lossy_disordered_lines_and_their_repair_make_the_stream_without_loss(data: st.DataObject) -> None:
+    """Whatever is lost, doubled and overtaken: with the answers, the ticks are those of the whole stream in order."""
+    messages = [add(1 + i, "BS"[i % 2], 1 + i, 1_000_000 + (100 * i if i % 2 else -100 * i)) for i in range(24)]
+    cuts = data.draw(st.lists(st.integers(1, 5), min_size=5, max_size=24))
+    packets, at = [], 0
+    for size in cuts:
+        if part := messages[at : at + size]:
+            packets.append(packet(1 + at, *part))
+        at += size
+    whole = Decoder()
+    wanted = whole.take(*packets)
+    feed = Decoder()
+    feed.state.channel[Channel.CAN_REPAIR] = 1
+    ticks = []
+    for _ in range(2):
+        line = data.draw(st.sampled_from((Line.A, Line.B)))
+        some = data.draw(st.permutations(packets))[: data.draw(st.integers(0, len(packets)))]
+        ticks += [feed.take(one, line=line) for one in some]
+    ticks += [feed.take(one, line=Line.REPAIR) for one in packets]
+    got = np.concatenate(ticks)
+    names = [name for name in TICK.names or () if not name.endswith("_ns")]
+    assert (got[names] == wanted[names]).all()
+    assert feed.count(Count.MESSAGES_LOST) == 0
 
 
 def test_a_listener_that_comes_late_knows_what_it_missed() -> None:
     feed = Decoder()
     (tick,) = feed.take(packet(11, BID))
     assert feed.count(Count.MESSAGES_LOST) == 10
+    assert feed.state.channel[Channel.EXPECTED_SEQ] == 12
     assert tick["flags"] & TickFlag.SUSPECT
+
+
+def test_where_it_can_be_repaired_a_late_listener_begins_at_the_beginning() -> None:
+    feed = Decoder()
+    feed.state.channel[Channel.CAN_REPAIR] = 1
+    assert len(feed.take(packet(2, ASK))) == 0
+    ticks = feed.take(packet(1, BID), line=Line.REPAIR)
+    assert ticks["cause_seq"].tolist() == [1, 2]
+    assert not (ticks["flags"] & TickFlag.SUSPECT).any()
 
 
 def test_a_heartbeat_that_is_ahead_shows_a_loss_at_the_end_of_the_stream() -> None:
     feed = Decoder()
     feed.take(packet(1, BID), moldudp64.heartbeat(SESSION, 4))
+    assert feed.count(Count.GAPS) == 1
+    feed.go_on()
     assert feed.count(Count.MESSAGES_LOST) == 2
     assert feed.count(Count.HEARTBEATS) == 1
     feed.take(moldudp64.end_of_session(SESSION, 4))

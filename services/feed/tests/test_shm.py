@@ -13,9 +13,10 @@ from libs.common.tests.shm_rig import blocks_grown, free_port, make_config, make
 from services.feed.tests.test_decode import add, packet, table_of
 from tickpath.common.clock import now_ns
 from tickpath.common.pages import Control, Hot, create_side_page
-from tickpath.common.records import RecordKind
+from tickpath.common.records import RecordKind, TickFlag
 from tickpath.common.ring import RingReader
 from tickpath.feed.layout import Count
+from tickpath.feed.service import FeedService
 from tickpath.feed.shm import Feed
 
 Records = np.ndarray
@@ -35,7 +36,7 @@ class Rig:
 
     def start(self) -> None:
         """A life of feed."""
-        self.side = create_side_page(self.config.run_dir, "feed")
+        self.side = create_side_page(self.config.run_dir, "feed", FeedService.side_fields(self.config))
         self.stage: Feed = make_stage(Feed, self.config, self.side)
 
     def reader(self) -> RingReader:
@@ -119,7 +120,10 @@ def test_the_next_life_of_feed_goes_on_behind_the_ticks_of_the_last(rig: Rig) ->
     rig.run()
     ticks, missed = reader.read()
     assert missed == 0
-    assert ticks["cause_seq"].tolist() == [1, 2, 3, 4]
+    assert ticks["cause_seq"].tolist()[:4] == [1, 2, 3, 4]
+    # It missed two messages, and nobody can give them to it: it says so of every instrument.
+    assert ticks["instrument"].tolist()[4:] == [0, 1]
+    assert (ticks["flags"][2:] & TickFlag.SUSPECT).all()
     assert rig.stage.counts[Count.MESSAGES_LOST] == 2  # of its own life: books with a hole, so it says SUSPECT
     reader.close()
 

@@ -1,4 +1,4 @@
-"""feed without its link: the market data socket, the books, and the kernel that turns one into the other."""
+"""feed without its link: the market data lines, the books, and the kernel that turns one into the other."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ import numpy.typing as npt
 
 from tickpath.common.config import Config
 from tickpath.common.instruments import load_instruments
+from tickpath.common.kernels.book import LEVEL
 from tickpath.common.kernels.hist import record
-from tickpath.common.kernels.net import DatagramReceiver
-from tickpath.common.pages import Command, Control, Fields, HotPage, Page
+from tickpath.common.pages import Command, Control, Fields, HotPage, Page, add_note, write_text
 from tickpath.common.process import StartError
 from tickpath.common.records import TICK
-from tickpath.common.udp import UdpError, open_udp_socket
-from tickpath.feed.kernels.decode import decode, make_state
-from tickpath.feed.layout import Channel, Count, Hop
+from tickpath.feed.depth import show_depth
+from tickpath.feed.kernels.decode import Window, decode, make_state
+from tickpath.feed.layout import DEPTH_LEVELS, Channel, Count, DepthWord, Hop, Line, LineWord, Watch
+from tickpath.feed.lines import SLOT_BYTES, Lines
+from tickpath.feed.repair import Repair
 
-_SLOT_BYTES: Final = 2048
 _MIN_BLOCK: Final = 2 + 12  # the shortest message that can make a tick is longer
 
 
 class FeedPage(HotPage):
-    """Feed's page: with the state of the channel, the last tick and the halts of each instrument."""
+    """Feed's page."""
 
     name = "feed"
     counters = Count
@@ -31,13 +32,22 @@ class FeedPage(HotPage):
 
     @classmethod
     def extra_fields(cls, config: Config) -> Fields:
-        """Channel, marks, halted."""
+        """Channel, lines, and what is known of each instrument; ``depth`` is the book that somebody looks at."""
         n = len(load_instruments(config.instruments))
-        return {"channel": ("<i8", (len(Channel),)), "marks": (TICK, (n,)), "halted": ("<i8", (n,))}
+        return {
+            "channel": ("<i8", (len(Channel),)),
+            "lines": ("<i8", (len(Line), len(LineWord))),
+            "marks": (TICK, (n,)),
+            "halted": ("<i8", (n,)),
+            "suspect": ("<i8", (n,)),
+            "depth": (LEVEL, (2, DEPTH_LEVELS)),
+            "depth_words": ("<i8", (len(DepthWord),)),
+            "trouble": ("u1", (256,)),
+        }
 
 
 class FeedCore:
-    """Socket, receive buffer, books and ticks; `page` and `side` are the pages of the service."""
+    """Lines, receive buffer, books, repair and ticks; `page` and `side` are the pages of the service."""
 
     def __init__(self, config: Config, page: Page, side: Page | None) -> None:
         """Raises StartError."""
@@ -51,36 +61,65 @@ class FeedCore:
             raise StartError(msg)
         options = config.feed
         self.counts: npt.NDArray[np.int64] = page["counters"]
-        self.control: npt.NDArray[np.int64] = (
-            side["control"] if side is not None else np.zeros(len(Control), dtype=np.int64)
-        )
+        self.control: npt.NDArray[np.int64] = np.zeros(len(Control), dtype=np.int64)
+        self._watch: npt.NDArray[np.int64] = np.zeros(len(Watch), dtype=np.int64)
+        if side is not None:
+            self.obey(side)
+        self._page = page
         self.state = make_state(
             table, options.order_capacity, options.level_capacity, self.counts,
             page["channel"], page["marks"], page["halted"],
+            suspect=page["suspect"], lines=page["lines"],
+            behind=page["hist"][Hop.LINE_A_BEHIND : Hop.LINE_B_BEHIND + 1],
+            window=Window.create(options.window_datagrams, SLOT_BYTES),
         )  # fmt: skip
-        try:
-            self.socket, granted = open_udp_socket(
-                options.host, options.port, options.rcvbuf_bytes, interface=options.interface
-            )
-        except UdpError as error:
-            msg = f"{error} (feed.host, feed.port)"
-            raise StartError(msg) from None
-        self.counts[Count.RECEIVE_BUFFER_BYTES] = granted
-        self.receiver = DatagramReceiver(self.socket.fileno(), options.batch, _SLOT_BYTES)
-        self.ticks: npt.NDArray[Any] = np.zeros(options.batch * (_SLOT_BYTES // _MIN_BLOCK), dtype=TICK)
+        self.lines = Lines(options, page["lines"], page["hist"][Hop.KERNEL_TO_RECV])
+        self.counts[Count.RECEIVE_BUFFER_BYTES] = page["lines"][Line.A, LineWord.RECEIVE_BUFFER_BYTES]
+        self.receiver = self.lines.receiver
+        self.repair = Repair(options, self.state, self.lines)
+        self.ticks: npt.NDArray[Any] = np.zeros((options.batch + 1) * (SLOT_BYTES // _MIN_BLOCK), dtype=TICK)
         self.hop: npt.NDArray[np.int64] = page["hist"][Hop.RECV_TO_DECODE]
+        self._trouble = ""
 
     def warm_up(self) -> None:
         """The kernels are compiled by their import; run them once on nothing, touch the output."""
-        decode(self.state, self.receiver.buffer, self.receiver.lengths, 0, 0, 0, self.ticks)
+        decode(self.state, self.receiver.buffer, self.receiver.lengths, 0, 0, 0, Line.A, self.ticks)
         record(np.zeros_like(self.hop), 0)
         self.ticks[:] = self.ticks[:1]
+        self.lines.receive(Line.A)
+        for note in self.lines.warnings():
+            add_note(self._page, note)
+
+    def follow(self, now: int, out: npt.NDArray[Any]) -> int:
+        """Do what the state of the channel asks for; the ticks that come of it, TICK[..] in `out`.
+
+        To be called while ``repair.wanted``, and again as long as it returns any.
+        """
+        self.repair.turn(now)
+        n = 0
+        if self.state.channel[Channel.HELD]:
+            n = int(decode(self.state, self.receiver.buffer, self.receiver.lengths, 0, 0, now, Line.A, out))
+        return n + self.repair.announcements(now, out[n:])
+
+    def tend(self, now: int) -> None:
+        """Silence, doubts, counters of the system, and the book that somebody looks at."""
+        self.repair.tend(now)
+        self.lines.tend()
+        show_depth(self._page, self._watch, self.state.book, int(self.state.channel[Channel.EXPECTED_SEQ]))
+        if self.repair.trouble != self._trouble:
+            self._trouble = self.repair.trouble
+            write_text(self._page, "trouble", self._trouble)
+
+    def obey(self, side: Page) -> None:
+        """Follow the side process that keeps this page."""
+        self.control, self._watch = side["control"], side["watch"]
 
     def command(self, what: Command) -> None:
         """START: trust the books again after a gap, by an operator's decision."""
         if what == Command.START:
-            self.state.channel[Channel.SUSPECT] = 0
+            self.repair.trust()
 
     def close(self) -> None:
-        """Close the socket."""
-        self.socket.close()
+        """Close the sockets."""
+        self.repair.close()
+        self.lines.close()

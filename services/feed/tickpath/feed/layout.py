@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import Final
 
 
 class Count(IntEnum):
@@ -33,12 +34,62 @@ class Count(IntEnum):
     REQUESTS_REFUSED = 22
     RECEIVE_BUFFER_BYTES = 23  # read back from the socket
     TICKS_HELD_BY_PAUSE = 24
+    DATAGRAMS_HELD = 25  # waited in the window behind a gap
+    WINDOW_FULL = 26  # dropped because the window was full: they are asked for again
+    REQUESTS = 27  # for missing messages
+    SNAPSHOTS = 28  # books taken from the snapshot server
+    SNAPSHOT_FAILURES = 29
+    GAPS_GIVEN_UP = 30  # nobody could close them
+    SUSPECT_INSTRUMENTS = 31  # now
+    ANNOUNCEMENTS = 32  # times that all instruments were published anew because the channel's state changed
 
 
 class Hop(IntEnum):
     """Histograms of feed's page."""
 
     RECV_TO_DECODE = 0
+    LINE_A_BEHIND = 1  # the second copy of a packet came so long after the first, by its line
+    LINE_B_BEHIND = 2
+    KERNEL_TO_RECV = 3  # time in the socket; only with `feed.kernel_stamps`
+
+
+class Line(IntEnum):
+    """Where a datagram came in: rows of ``lines``."""
+
+    A = 0
+    B = 1
+    REPAIR = 2  # answers of the retransmission server
+
+
+class LineWord(IntEnum):
+    """Columns of ``lines``, int64[len(Line), len(LineWord)]."""
+
+    DATAGRAMS = 0
+    FIRST = 1  # messages that this line brought first
+    SECOND = 2  # messages that had come before, on whichever line
+    NEXT_SEQ = 3  # the line's own next number
+    GAPS = 4
+    LOST = 5  # messages that the line itself did not bring in order
+    LAST_RECV_NS = 6
+    KERNEL_DROPS = 7  # datagrams that the system dropped because the socket's buffer was full
+    RECEIVE_BUFFER_BYTES = 8  # read back from the socket
+
+
+class ChannelState(IntEnum):
+    """Of the whole channel."""
+
+    WAITING = 0  # nothing has come yet
+    LIVE = 1
+    RECOVERING = 2  # messages are missing, or books are being taken
+    STALE = 3  # not even a heartbeat for `feed.stale_ms`
+
+
+class Suspect(IntEnum):
+    """Bits of ``Channel.SUSPECT``: why the books of all instruments are in doubt."""
+
+    LOST = 1  # a gap was given up; a snapshot or a person clears it
+    RECOVERING = 2
+    STALE = 4
 
 
 class Channel(IntEnum):
@@ -48,10 +99,41 @@ class Channel(IntEnum):
     SESSION_LOW = 1  # first 8 bytes of the session's name, big-endian
     SESSION_HIGH = 2  # last 2 bytes
     LAST_RECV_NS = 3  # of any datagram of the session
-    SUSPECT = 4  # 1 after a gap that was not repaired: every tick carries SUSPECT
+    SUSPECT = 4  # bits of `Suspect`: while there is one, every tick carries SUSPECT
     EVENT_CODE = 5  # of the last system event
     GAP_FROM_SEQ = 6  # the last gap, [from, to)
     GAP_TO_SEQ = 7
+    KNOWN_SEQ = 8  # next number as far as any packet has told; above EXPECTED_SEQ something is missing
+    GAP_SINCE_NS = 9  # when the present gap was seen; 0 without one
+    STATE = 10  # ChannelState
+    HELD = 11  # packets in the window
+    HEAD = 12  # where the window begins
+    HOLDING = 13  # 1 while books are being taken: nothing is decoded
+    CAN_REPAIR = 14  # 1 if messages before the first one heard can be had
+    ACTION_NS = 15  # when `repair` wants to act
+    ANNOUNCE_AT = 16  # next instrument to publish anew
+    SNAPSHOT_SEQ = 17  # number after the snapshot that was taken last
+    CLOSED = 18  # 1 after the end of system hours
+
+
+#: Most levels of a book that can be looked at.
+DEPTH_LEVELS: Final = 64
+
+
+class Watch(IntEnum):
+    """Indices of ``watch`` of the side page: whose book is to be shown."""
+
+    NUMBER = 0  # of the request
+    INSTRUMENT = 1
+
+
+class DepthWord(IntEnum):
+    """Indices of ``depth_words`` of the hot page; ``depth`` LEVEL[2, DEPTH_LEVELS]: bids, offers, best first."""
+
+    ANSWERED = 0  # number of the request that it is the answer to
+    BIDS = 1  # levels that there are
+    ASKS = 2
+    NEXT_SEQ = 3  # the book is that before the message of this number
 
 
 class InstrumentFlag(IntEnum):

@@ -11,13 +11,14 @@ import zmq
 from tickpath.common.clock import now_ns
 from tickpath.common.config import Config
 from tickpath.common.kernels import ring
-from tickpath.common.pages import Command, Page
+from tickpath.common.pages import Command, Control, Page
 from tickpath.common.records import RecordKind
 from tickpath.common.ring import wait_at_socket
 from tickpath.common.rings import Rings
 from tickpath.common.stage import CompiledStage, run_hot
 from tickpath.feed.core import FeedCore, FeedPage
 from tickpath.feed.kernels.loop import Reg, loop
+from tickpath.feed.layout import Count
 
 
 class Feed(FeedPage, CompiledStage):
@@ -30,7 +31,7 @@ class Feed(FeedPage, CompiledStage):
         self.ticks = self.rings.writer("ticks", RecordKind.TICK)
         self.words = w = np.zeros(len(Reg) + 1, np.int64)
         core = self.core
-        w[Reg.FD] = core.socket.fileno()
+        w[Reg.LINES] = core.lines.words.ctypes.data
         w[Reg.TICKS], w[Reg.TICK_ROOM] = core.ticks.ctypes.data, len(core.ticks)
         w[Reg.RING], w[Reg.BELLS] = self.ticks.address, self.rings.bells
         w[Reg.COUNTERS], w[Reg.HIST] = self.counts.ctypes.data, core.hop.ctypes.data
@@ -44,12 +45,32 @@ class Feed(FeedPage, CompiledStage):
         self.run(now_ns())
 
     def run(self, until_ns: int) -> bool:
-        """See `kernels.loop`."""
-        receiver = self.core.receiver
-        return bool(loop(self.words, self.core.state, receiver.buffer, receiver.messages, receiver.lengths, until_ns))
+        """See `kernels.loop`; what the state of the channel asks for is done in between."""
+        core, receiver = self.core, self.core.receiver
+        while True:
+            worked = loop(self.words, core.state, receiver.buffer, receiver.messages, receiver.lengths, until_ns)
+            now = now_ns()
+            if not core.repair.wanted:
+                return bool(worked)
+            self._follow()
+            if now >= until_ns:
+                return True
+
+    def _follow(self) -> None:
+        """Publish what comes of the state of the channel."""
+        while n := self.core.follow(now_ns(), self.core.ticks):
+            if self.core.control[Control.PAUSED]:
+                self.counts[Count.TICKS_HELD_BY_PAUSE] += n
+                continue
+            done = 0
+            while done < n:
+                done += self.ticks.publish(self.core.ticks[done:n])
 
     def tend(self, now: int) -> None:
-        """The ring's beat."""
+        """The ring's beat; the state of the channel."""
+        self.core.tend(now)
+        if self.core.repair.wanted:
+            self._follow()
         ring.beat(self.ticks.address, now)
         self.rings.say(self.page)
 

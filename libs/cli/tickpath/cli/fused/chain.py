@@ -68,7 +68,7 @@ class Chain:
         w[Reg.RISK_COUNTERS], w[Reg.RISK_CORE] = _address(risk_counters), _address(risk.core)
         w[Reg.RISK_CONTROL], w[Reg.FEED_CONTROL] = _address(controls["risk"]), _address(controls["feed"])
         w[Reg.FEED_COUNTERS], w[Reg.FEED_HIST] = _address(feed.counters), _address(feed_hist)
-        w[Reg.MARKET_FD] = w[Reg.VENUE_FD] = -1
+        w[Reg.VENUE_FD] = -1
 
     def follow_journal(self, now_ns: int) -> None:
         """Risk and the strategies apply every journal entry that they have not seen, whatever segment it is in."""

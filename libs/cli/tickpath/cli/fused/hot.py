@@ -39,7 +39,9 @@ from tickpath.exec.core import ExecCore, ExecPage
 from tickpath.exec.kernels.session import Leave
 from tickpath.exec.layout import GatewayState
 from tickpath.feed.core import FeedCore, FeedPage
+from tickpath.feed.layout import Count
 from tickpath.risk.core import RiskCore, RiskPage
+from tickpath.risk.kernels.risk import apply_ticks
 from tickpath.risk.state import Core
 from tickpath.signals.core import SignalsCore, SignalsPage
 
@@ -127,7 +129,7 @@ class Fused(ExecPage, CompiledStage):
             hots={name: guest.page["hot"] for name, guest in self.guests.items()} | {"exec": page["hot"]},
         )  # fmt: skip
         w = self.chain.words
-        w[Reg.MARKET_FD] = self.feed.socket.fileno()
+        w[Reg.LINES] = self.feed.lines.words.ctypes.data
         w[Reg.HOLD_SENDING] = config.exec.journal_fsync == "always"
         self._choose_wait(config, w)
         self._held = False  # orders of risk wait for room in the journal
@@ -160,10 +162,13 @@ class Fused(ExecPage, CompiledStage):
                 time.sleep(_STUCK_S)
                 return worked
             why = self._live(until_ns)
-            if why in (Why.IDLE, Why.TIME):
+            now = now_ns()
+            wanted = self.feed.repair.wanted
+            if wanted:
+                self._follow_market(now)
+            if why in (Why.IDLE, Why.TIME) and (not wanted or now >= until_ns):
                 return worked or why is Why.TIME
             worked = True
-            now = now_ns()
             self._settle(why, now)
             if now >= until_ns:
                 return True
@@ -178,7 +183,23 @@ class Fused(ExecPage, CompiledStage):
             )
         )  # fmt: skip
 
+    def _follow_market(self, now: int) -> None:
+        """What the state of the market data channel asks for; the ticks that come of it wait for the strategies."""
+        w = self.chain.words
+        if w[Reg.TICK_AT] < w[Reg.TICK_END]:
+            return
+        n = self.feed.follow(now, self.chain.ticks)
+        if n and self.feed.control[Control.PAUSED]:
+            self.feed.counts[Count.TICKS_HELD_BY_PAUSE] += n
+        elif n:
+            ticks = self.chain.ticks[:n]
+            ticks["decoded_ns"] = now
+            apply_ticks(self.risk.state.context, ticks)
+            w[Reg.TICK_AT], w[Reg.TICK_END] = 0, n
+
     def _settle(self, why: Why, now: int) -> None:
+        if why in (Why.IDLE, Why.TIME, Why.MARKET):
+            return
         if why is Why.LIMITS:
             self._take_limits(now)
         elif why in _LEAVES:
@@ -232,6 +253,7 @@ class Fused(ExecPage, CompiledStage):
         self.signals.mute(caught_up=True)
         for guest in self.guests.values():
             self._command(guest, now)
+        self.feed.tend(now)
         self.risk.count()
         self._show()
 
@@ -270,7 +292,7 @@ class Fused(ExecPage, CompiledStage):
         if guest.name == "signals":
             self.signals.control = control
         elif guest.name == "feed":
-            self.feed.control = control
+            self.feed.obey(guest.side)
             self.chain.words[Reg.FEED_CONTROL] = control.ctypes.data
         else:
             self.risk.follow(guest.side)

@@ -14,8 +14,6 @@ class _FromZero(IntEnum):
 class Reg(_FromZero):
     """The words. Work that waits is a range [AT, END): whoever is called next goes on there."""
 
-    DATAGRAM_AT = auto()
-    DATAGRAM_END = auto()
     TICK_AT = auto()
     TICK_END = auto()
     SIGNAL_AT = auto()
@@ -46,7 +44,7 @@ class Reg(_FromZero):
     FEED_HIST = auto()
     FEED_CONTROL = auto()
     # sockets
-    MARKET_FD = auto()
+    LINES = auto()  # address of the words of `tickpath.feed.kernels.receive`
     VENUE_FD = auto()  # -1 while the gateway has it for itself
     HOLD_SENDING = auto()  # 1: the journal has to be on disk first, so Python sends
     RECV_NS = auto()  # when the present batch of datagrams came
@@ -69,5 +67,6 @@ class Why(_FromZero):
     SESSION = auto()  # the venue said something that the gateway has to deal with
     QUERY = auto()  # ... the answer to an Account Query
     REPORTS = auto()  # journal entries of an older segment have to be applied
+    MARKET = auto()  # messages are missing, and it is time to do something about it
     ROOM = auto()  # replay: reports have to be taken first
     END = auto()  # replay: the tape is through

@@ -6,7 +6,10 @@ import numba
 import numpy as np
 from numba import types
 
-from tickpath.common.jit import kernel
+from tickpath.common.histogram import HIST_SIZE
+from tickpath.common.jit import inlined, kernel
+from tickpath.common.kernels.hist import record
+from tickpath.common.kernels.memory import words_at
 
 # struct mmsghdr of 64-bit Linux, 64 bytes: struct msghdr (56 bytes), then the length received.
 MESSAGE = np.dtype(
@@ -27,11 +30,53 @@ MESSAGES = numba.from_dtype(MESSAGE)[::1]
 _MSG_DONTWAIT = 0x40
 _MSG_TRUNC = 0x20
 _EINTR, _EAGAIN = 4, 11
+_CLOCK_REALTIME = 0
+_STAMP = 35 << 32 | 1  # SCM_TIMESTAMPNS of SOL_SOCKET
+_MESSAGE_BYTES = MESSAGE.itemsize
+
+#: Room for what the system says about a datagram.
+CONTROL_BYTES = 64
 
 _recvmmsg = types.ExternalFunction(
     "recvmmsg", types.int32(types.int32, types.intp, types.uint32, types.int32, types.intp)
 )
+_clock_gettime = types.ExternalFunction("clock_gettime", types.int32(types.int32, types.intp))
 _errno = types.ExternalFunction("__errno_location", types.CPointer(types.int32)())
+
+
+@inlined
+def _note_waits(messages, first, n, waits):
+    """Record how long each datagram lay in the socket, from the system's time stamp to now; make room for others."""
+    clock = (waits + 8 * HIST_SIZE, 2)
+    now = words_at(clock[0], 2)
+    _clock_gettime(_CLOCK_REALTIME, clock[0])
+    now_ns = now[0] * 1_000_000_000 + now[1]
+    for i in range(first, first + n):
+        message = messages[i]
+        # struct cmsghdr: length, then level and type in one word, then the timespec.
+        control = words_at(message.control, 4)
+        if message.control_len >= 32 and control[1] == _STAMP:
+            record(words_at(waits, HIST_SIZE), now_ns - (control[2] * 1_000_000_000 + control[3]))
+        message.control_len = CONTROL_BYTES
+
+
+@kernel(numba.int64(numba.int64, MESSAGES, numba.int64[::1], numba.int64, numba.int64, numba.int64))
+def receive_rows(fd, messages, lengths, first, count, waits):
+    """`receive_batch` into the rows `first` to `first` + `count` - 1.
+
+    `waits`: 0, or (where the socket has SO_TIMESTAMPNS and the messages have room for it) the address of a histogram
+    and two words behind it.
+    """
+    n = _recvmmsg(fd, messages.ctypes.data + first * _MESSAGE_BYTES, count, _MSG_DONTWAIT, 0)
+    if n < 0:
+        error = _errno()[0]
+        return 0 if error in (_EAGAIN, _EINTR) else -error
+    for i in range(first, first + n):
+        length = numba.int64(messages[i].length)
+        lengths[i] = -length if messages[i].flags & _MSG_TRUNC else length
+    if waits:
+        _note_waits(messages, first, n, waits)
+    return n
 
 
 @kernel(numba.int64(numba.int64, MESSAGES, numba.int64[::1]))
@@ -74,6 +119,12 @@ class DatagramReceiver:
         self.messages = np.zeros(batch, dtype=MESSAGE)
         self.messages["iov"] = self._iovecs.ctypes.data + 16 * np.arange(batch)
         self.messages["iov_len"] = 1
+        self._controls = np.zeros((batch, CONTROL_BYTES), dtype=np.uint8)
+
+    def ask_for_stamps(self) -> None:
+        """Give the system room to say when it received each datagram: see `receive_rows`."""
+        self.messages["control"] = self._controls.ctypes.data + CONTROL_BYTES * np.arange(self.batch)
+        self.messages["control_len"] = CONTROL_BYTES
 
     def receive(self) -> int:
         """Fill the slots from the first on; number of datagrams, 0 if there is none now, or -errno."""

@@ -1,16 +1,21 @@
 """From datagrams to ticks in one kernel: sequence, decode, books, one tick for each change of the BBO or print.
 
 It reads straight from the receive buffer. Time is an argument; the state is in the arrays of `State`.
+
+Packets of all lines are one stream, ordered by the numbers of its messages: the first copy of a message counts. A
+packet that comes too early waits in the window until what is missing has come, from another line or because
+`tickpath.feed.repair` has asked for it; so nothing is decoded out of order. The kernel itself never gives a gap up.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numba
 import numpy as np
 import numpy.typing as npt
 
+from tickpath.common.histogram import HIST_SIZE
 from tickpath.common.instruments import InstrumentTable
 from tickpath.common.jit import kernel
 from tickpath.common.kernels.book import (
@@ -33,9 +38,10 @@ from tickpath.common.kernels.book import (
     is_crossed,
 )
 from tickpath.common.kernels.book import inlined as always_inlined
+from tickpath.common.kernels.hist import record
 from tickpath.common.kernels.itch import be16, be64, check_packet
 from tickpath.common.records import NO_PRICE_TICKS, TICK, Side, TickFlag
-from tickpath.feed.layout import Channel, Count, InstrumentFlag
+from tickpath.feed.layout import Channel, Count, InstrumentFlag, Line, LineWord, Suspect
 
 _HEADER = 20
 _END_OF_SESSION = 0xFFFF
@@ -54,6 +60,15 @@ _TRADING_HALT, _OPERATIONAL_HALT = int(InstrumentFlag.TRADING_HALT), int(Instrum
 _EXPECTED, _LOW, _HIGH = int(Channel.EXPECTED_SEQ), int(Channel.SESSION_LOW), int(Channel.SESSION_HIGH)
 _LAST_RECV, _CHANNEL_SUSPECT = int(Channel.LAST_RECV_NS), int(Channel.SUSPECT)
 _EVENT_CODE, _GAP_FROM, _GAP_TO = int(Channel.EVENT_CODE), int(Channel.GAP_FROM_SEQ), int(Channel.GAP_TO_SEQ)
+_KNOWN, _GAP_SINCE, _HELD, _HEAD = (
+    int(Channel.KNOWN_SEQ), int(Channel.GAP_SINCE_NS), int(Channel.HELD), int(Channel.HEAD)
+)  # fmt: skip
+_HOLDING, _CAN_REPAIR, _CLOSED = int(Channel.HOLDING), int(Channel.CAN_REPAIR), int(Channel.CLOSED)
+_LOST, _REPAIR = int(Suspect.LOST), int(Line.REPAIR)
+_L_DATAGRAMS, _L_FIRST, _L_SECOND, _L_NEXT = (
+    int(LineWord.DATAGRAMS), int(LineWord.FIRST), int(LineWord.SECOND), int(LineWord.NEXT_SEQ)
+)  # fmt: skip
+_L_GAPS, _L_LOST, _L_RECV = int(LineWord.GAPS), int(LineWord.LOST), int(LineWord.LAST_RECV_NS)
 
 _C_DATAGRAMS, _C_BYTES, _C_MESSAGES, _C_TICKS = (
     int(Count.DATAGRAMS), int(Count.BYTES), int(Count.MESSAGES), int(Count.TICKS)
@@ -61,7 +76,16 @@ _C_DATAGRAMS, _C_BYTES, _C_MESSAGES, _C_TICKS = (
 _C_GAPS, _C_LOST, _C_DUPLICATE = int(Count.GAPS), int(Count.MESSAGES_LOST), int(Count.MESSAGES_DUPLICATE)
 _C_MALFORMED, _C_OTHER_SESSION = int(Count.DATAGRAMS_MALFORMED), int(Count.DATAGRAMS_OTHER_SESSION)
 _C_HEARTBEATS, _C_END = int(Count.HEARTBEATS), int(Count.END_OF_SESSION)
-_C_CROSSED = int(Count.BOOK_CROSSED)
+_C_CROSSED, _C_REPAIRED = int(Count.BOOK_CROSSED), int(Count.MESSAGES_REPAIRED)
+_C_HELD, _C_FULL = int(Count.DATAGRAMS_HELD), int(Count.WINDOW_FULL)
+
+#: Session events after which nothing trades: end of system hours, end of messages.
+_CLOSING = (ord("E"), ord("C"))
+
+# Columns of the window's rows.
+_SEQ, _NEXT, _AT, _RECV, _LINE = range(5)
+_RECENT: Final = 4096  # packets whose first arrival is remembered
+_MIN_BLOCK: Final = 2 + 12  # the shortest message that can make a tick is longer
 
 
 def _counter_of_result() -> npt.NDArray[np.int64]:
@@ -78,6 +102,28 @@ def _counter_of_result() -> npt.NDArray[np.int64]:
 
 _COUNTER_OF_RESULT = _counter_of_result()
 
+#: Results that say that the book of an instrument is not the exchange's.
+_CONTRADICTS = np.ones(len(Result), dtype=np.bool_)
+_CONTRADICTS[[Result.OK, Result.UNKNOWN_INSTRUMENT, Result.SHORT_MESSAGE, Result.UNKNOWN_TYPE]] = False
+
+
+class Window(NamedTuple):
+    """Packets that came too early: a bounded list by sequence, and the memory in which they wait."""
+
+    slots: npt.NDArray[np.uint8]  # uint8[W * slot_bytes]
+    rows: npt.NDArray[np.int64]  # int64[W, 5]: first number, number after the last, byte in `slots`, recv_ns, line
+    order: npt.NDArray[np.int64]  # int64[W], circular from Channel.HEAD: rows by first number
+    free: npt.NDArray[np.int64]  # int64[W]: rows that are free, a stack of W - Channel.HELD
+
+    @classmethod
+    def create(cls, size: int, slot_bytes: int) -> Window:
+        """Room for at least `size` packets of at most `slot_bytes`."""
+        size = 1 << (size - 1).bit_length()
+        rows = np.zeros((size, 5), dtype=np.int64)
+        rows[:, _AT] = np.arange(size) * slot_bytes
+        every = np.arange(size, dtype=np.int64)
+        return cls(np.zeros(size * slot_bytes, dtype=np.uint8), rows, np.zeros_like(every), every)
+
 
 class State(NamedTuple):
     """What the kernel works on. `counters`, `channel`, `marks` and `halted` are arrays of feed's page."""
@@ -89,6 +135,11 @@ class State(NamedTuple):
     channel: npt.NDArray[np.int64]  # int64[len(Channel)]
     marks: npt.NDArray[np.void]  # TICK[n]: last tick of each instrument
     halted: npt.NDArray[np.int64]  # int64[n]: InstrumentFlag bits
+    suspect: npt.NDArray[np.int64]  # int64[n]: 1 after a message that contradicted the book
+    lines: npt.NDArray[np.int64]  # int64[len(Line), len(LineWord)]
+    behind: npt.NDArray[np.int64]  # int64[2, HIST_SIZE]: lateness of second copies on lines A and B
+    recent: npt.NDArray[np.int64]  # int64[_RECENT, 2]: (first number, recv_ns) of packets taken lately
+    window: Window
 
 
 STATE = numba.types.NamedTuple(
@@ -100,6 +151,11 @@ STATE = numba.types.NamedTuple(
         numba.int64[::1],
         numba.from_dtype(TICK)[::1],
         numba.int64[::1],
+        numba.int64[::1],
+        numba.int64[:, ::1],
+        numba.int64[:, ::1],
+        numba.int64[:, ::1],
+        numba.types.NamedTuple((numba.uint8[::1], numba.int64[:, ::1], numba.int64[::1], numba.int64[::1]), Window),
     ),
     State,
 )
@@ -113,8 +169,16 @@ def make_state(
     channel: npt.NDArray[np.int64],
     marks: npt.NDArray[np.void],
     halted: npt.NDArray[np.int64],
+    *,
+    suspect: npt.NDArray[np.int64] | None = None,
+    lines: npt.NDArray[np.int64] | None = None,
+    behind: npt.NDArray[np.int64] | None = None,
+    window: Window | None = None,
 ) -> State:
-    """State with empty books for the instruments of `table`, waiting for the first message of a session."""
+    """State with empty books for the instruments of `table`, waiting for the first message of a session.
+
+    What is not given is made; the window then has room for 16 packets of an Ethernet frame.
+    """
     keys = np.array([int.from_bytes(s.encode().ljust(8), "big") for s in table.symbols], dtype=np.int64)
     order = np.argsort(keys)
     channel[:] = 0
@@ -123,12 +187,28 @@ def make_state(
         marks[name] = NO_PRICE_TICKS
     marks["instrument"] = np.arange(len(table))
     halted[:] = 0
-    book = Book.create(len(table), order_capacity, level_capacity)
-    return State(book, keys[order], order.astype(np.int64), counters, channel, marks, halted)
+    suspect = np.zeros(len(table), dtype=np.int64) if suspect is None else suspect
+    lines = np.zeros((len(Line), len(LineWord)), dtype=np.int64) if lines is None else lines
+    suspect[:] = 0
+    lines[:] = 0
+    return State(
+        Book.create(len(table), order_capacity, level_capacity),
+        keys[order],
+        order.astype(np.int64),
+        counters,
+        channel,
+        marks,
+        halted,
+        suspect,
+        lines,
+        np.zeros((2, HIST_SIZE), dtype=np.int64) if behind is None else behind,
+        np.zeros((_RECENT, 2), dtype=np.int64),
+        window or Window.create(16, 2048),
+    )
 
 
 @inlined
-def _learn(state, buf, at, length):
+def learn(state, buf, at, length):
     """Look the symbol of a locate up when its directory entry or its first order is seen."""
     kind = buf[at]
     if length < 36 or kind not in (_R, _A, _F):
@@ -143,13 +223,47 @@ def _learn(state, buf, at, length):
 
 
 @inlined
-def _follow_halt(state, event):
+def follow_halt(state, event):
     """Trading action (H) and operational halt (h); a resume clears what the same kind of message had set."""
     instrument = event[EV_INSTRUMENT]
     bit = _TRADING_HALT if event[EV_TYPE] == _H else _OPERATIONAL_HALT
     before = state.halted[instrument]
     state.halted[instrument] = before & ~bit if event[EV_CODE] == _TRADING else before | bit
     return state.halted[instrument] != before
+
+
+@inlined
+def _doubts(state, instrument):
+    """The flags of a tick that say why not to trade on it."""
+    flags = 0
+    if state.halted[instrument] or state.channel[_CLOSED]:
+        flags |= _HALTED
+    if is_crossed(state.book, instrument):
+        flags |= _SUSPECT
+        state.counters[_C_CROSSED] += 1
+    if state.channel[_CHANNEL_SUSPECT] or state.suspect[instrument]:
+        flags |= _SUSPECT
+    return flags
+
+
+@inlined
+def _question(state, result):
+    """Mark the instrument of a message that contradicted its book, and clear one whose book is empty; 1: changed.
+
+    An empty book is right again: whatever was missing in it or too much is gone.
+    """
+    instrument = state.book.event[EV_INSTRUMENT]
+    if instrument < 0:
+        return False
+    before = state.suspect[instrument]
+    if _CONTRADICTS[result]:
+        state.suspect[instrument] = 1
+    elif before and (
+        best_ticks(state.book, instrument, _BUY) == NO_PRICE_TICKS
+        and best_ticks(state.book, instrument, _SELL) == NO_PRICE_TICKS
+    ):
+        state.suspect[instrument] = 0
+    return state.suspect[instrument] != before
 
 
 @inlined
@@ -171,13 +285,7 @@ def _tick(state, seq, recv_ns, out, n, changed):
                 flags |= _AGGRESSOR_BUY
     if flags == 0:
         return n
-    if state.halted[instrument]:
-        flags |= _HALTED
-    if is_crossed(state.book, instrument):
-        flags |= _SUSPECT
-        state.counters[_C_CROSSED] += 1
-    if state.channel[_CHANNEL_SUSPECT]:
-        flags |= _SUSPECT
+    flags |= _doubts(state, instrument)
     mark.cause_seq = seq
     mark.exch_ns = event[EV_EXCH_NS]
     mark.recv_ns = recv_ns
@@ -200,62 +308,188 @@ def _is_wild(channel, seq):
 
 
 @inlined
-def _sequence(state, buf, at, count, recv_ns):
-    """How many messages at the head of a packet are old; -1 when the packet is of another session."""
+def _begin(state, low, high, seq):
+    """The first packet of a session. What came before it can be had again, or is lost."""
     channel, counters = state.channel, state.counters
-    low, high = be64(buf, at), be16(buf, at + 8)
-    seq = be64(buf, at + 10)
-    if channel[_EXPECTED] == 0:
-        channel[_LOW], channel[_HIGH] = low, high
-        channel[_EXPECTED] = seq
-        if seq > 1:  # what came before is missing in the books: nothing of them can be trusted
-            channel[_GAP_FROM], channel[_GAP_TO] = 1, seq
-            channel[_CHANNEL_SUSPECT] = 1
-            counters[_C_GAPS] += 1
-            counters[_C_LOST] += seq - 1
-    elif channel[_LOW] != low or channel[_HIGH] != high:
-        return -1
-    channel[_LAST_RECV] = recv_ns
-    expected = channel[_EXPECTED]
-    if seq > expected:
-        channel[_GAP_FROM], channel[_GAP_TO] = expected, seq
-        channel[_CHANNEL_SUSPECT] = 1
+    channel[_LOW], channel[_HIGH] = low, high
+    channel[_EXPECTED] = 1 if channel[_CAN_REPAIR] else seq
+    channel[_KNOWN] = channel[_EXPECTED]
+    if channel[_EXPECTED] > 1:
+        channel[_GAP_FROM], channel[_GAP_TO] = 1, seq
+        channel[_CHANNEL_SUSPECT] |= _LOST
         counters[_C_GAPS] += 1
-        counters[_C_LOST] += seq - expected
-        channel[_EXPECTED] = seq
-        return 0
-    old = min(expected - seq, count)
-    counters[_C_DUPLICATE] += old
-    return old
+        counters[_C_LOST] += seq - 1
+
+
+@inlined
+def _follow_line(state, line, seq, after, recv_ns):
+    """What the line itself lost."""
+    mine = state.lines[line]
+    mine[_L_RECV] = recv_ns
+    if line != _REPAIR:
+        if mine[_L_NEXT] > 0 and seq > mine[_L_NEXT]:
+            mine[_L_GAPS] += 1
+            mine[_L_LOST] += seq - mine[_L_NEXT]
+        mine[_L_NEXT] = max(mine[_L_NEXT], after)
+
+
+@inlined
+def _second(state, line, seq, count, recv_ns):
+    """Messages that are there already."""
+    state.counters[_C_DUPLICATE] += count
+    state.lines[line, _L_SECOND] += count
+    first = state.recent[seq & (_RECENT - 1)]
+    if line != _REPAIR and first[0] == seq:
+        record(state.behind[line], recv_ns - first[1])
+
+
+@inlined
+def _hold(state, flat, at, length, seq, count, recv_ns, line):
+    """Keep a packet that came too early, unless it is here already; without room it will be asked for again."""
+    channel, window = state.channel, state.window
+    held, head = channel[_HELD], channel[_HEAD]
+    size = len(window.order)
+    mask = size - 1
+    place = held
+    while place > 0:
+        row = window.order[(head + place - 1) & mask]
+        first = window.rows[row, _SEQ]
+        if first < seq:
+            break
+        if first == seq and window.rows[row, _NEXT] >= seq + count:
+            _second(state, line, seq, count, recv_ns)
+            return
+        place -= 1
+    if held == size or length > len(window.slots) // size:
+        state.counters[_C_FULL] += 1
+        return
+    row = window.free[size - held - 1]
+    for k in range(held, place, -1):
+        window.order[(head + k) & mask] = window.order[(head + k - 1) & mask]
+    window.order[(head + place) & mask] = row
+    window.rows[row, _SEQ], window.rows[row, _NEXT] = seq, seq + count
+    window.rows[row, _RECV], window.rows[row, _LINE] = recv_ns, line
+    begin = window.rows[row, _AT]
+    for k in range(length):
+        window.slots[begin + k] = flat[at + k]
+    channel[_HELD] = held + 1
+    state.counters[_C_HELD] += 1
+    _remember(state, seq, recv_ns)
+
+
+@inlined
+def _remember(state, seq, recv_ns):
+    state.recent[seq & (_RECENT - 1), 0] = seq
+    state.recent[seq & (_RECENT - 1), 1] = recv_ns
+
+
+@inlined
+def _release(state):
+    """Take the first packet out of the window; its row."""
+    channel, window = state.channel, state.window
+    size = len(window.order)
+    row = window.order[channel[_HEAD]]
+    channel[_HEAD] = (channel[_HEAD] + 1) & (size - 1)
+    channel[_HELD] -= 1
+    window.free[size - channel[_HELD] - 1] = row
+    return row
+
+
+@inlined
+def _see_gap(state, seq, recv_ns):
+    """Something before `seq` is missing."""
+    channel = state.channel
+    if channel[_GAP_SINCE] == 0:
+        channel[_GAP_SINCE] = recv_ns
+        channel[_GAP_FROM], channel[_GAP_TO] = channel[_EXPECTED], seq
+        state.counters[_C_GAPS] += 1
+
+
+@inlined
+def _is_next(state, flat, at, length, recv_ns, line):
+    """Whether the packet at `at` has the message wanted next. If not, it is dealt with: old, early, or no packet."""
+    counters, channel = state.counters, state.channel
+    counters[_C_DATAGRAMS] += 1
+    counters[_C_BYTES] += abs(length)
+    state.lines[line, _L_DATAGRAMS] += 1
+    count = check_packet(flat, at, length)
+    if count < 0 or _is_wild(channel, be64(flat, at + 10)):
+        counters[_C_MALFORMED] += 1
+        return False
+    low, high, seq = be64(flat, at), be16(flat, at + 8), be64(flat, at + 10)
+    if channel[_EXPECTED] == 0:
+        _begin(state, low, high, seq)
+    elif channel[_LOW] != low or channel[_HIGH] != high:
+        counters[_C_OTHER_SESSION] += 1
+        return False
+    channel[_LAST_RECV] = recv_ns
+    special = count in (0, _END_OF_SESSION)
+    if special:
+        counters[_C_HEARTBEATS if count == 0 else _C_END] += 1
+        count = 0
+    after = seq + count
+    _follow_line(state, line, seq, after, recv_ns)
+    expected = channel[_EXPECTED]
+    channel[_KNOWN] = max(channel[_KNOWN], after)
+    if after <= expected:
+        if count:
+            _second(state, line, seq, count, recv_ns)
+        return False
+    if seq <= expected and channel[_HOLDING] == 0:
+        _remember(state, seq, recv_ns)
+        return True
+    if seq > expected:
+        _see_gap(state, seq, recv_ns)
+    if count:
+        _hold(state, flat, at, length, seq, count, recv_ns, line)
+    return False
 
 
 @always_inlined
-def decode_packets(state, buffer, lengths, first, end, recv_ns, out):
+def decode_packets(state, buffer, lengths, first, end, recv_ns, line, out):
     """`decode`, for compiled loops: a call would push every array of the state."""
-    counters, channel = state.counters, state.channel
+    counters, channel, window = state.counters, state.channel, state.window
     slot = buffer.shape[1]
     flat = buffer.reshape(buffer.size)
+    room = len(window.slots) // len(window.order) // _MIN_BLOCK  # most ticks of a packet that waited
     n = 0
-    for i in range(first, end):
-        at = i * slot
-        length = lengths[i]
-        counters[_C_DATAGRAMS] += 1
-        counters[_C_BYTES] += abs(length)
-        count = check_packet(flat, at, length)
-        if count < 0 or _is_wild(channel, be64(flat, at + 10)):
-            counters[_C_MALFORMED] += 1
-            continue
-        special = count in (0, _END_OF_SESSION)
-        old = _sequence(state, flat, at, 0 if special else count, recv_ns)
-        if old < 0:
-            counters[_C_OTHER_SESSION] += 1
-            continue
-        if special:
-            counters[_C_HEARTBEATS if count == 0 else _C_END] += 1
-            continue
+    i = first
+    while True:
+        if (
+            channel[_HELD] != 0
+            and channel[_HOLDING] == 0
+            and (
+                window.rows[window.order[channel[_HEAD]], _SEQ] <= channel[_EXPECTED]
+                and n + (end - i + 1) * room <= len(out)
+            )
+        ):
+            row = _release(state)
+            source = window.slots
+            at = window.rows[row, _AT]
+            came_ns, came_on = window.rows[row, _RECV], window.rows[row, _LINE]
+            if window.rows[row, _NEXT] <= channel[_EXPECTED]:
+                _second(state, came_on, window.rows[row, _SEQ], be16(source, at + 18), came_ns)
+                continue
+        elif i < end:
+            at = i * slot
+            length = lengths[i]
+            i += 1
+            if not _is_next(state, flat, at, length, recv_ns, line):
+                continue
+            source = flat
+            came_ns, came_on = recv_ns, line
+        else:
+            break
+        count = be16(source, at + 18)
+        old = channel[_EXPECTED] - be64(source, at + 10)
+        if old > 0:
+            _second(state, came_on, be64(source, at + 10), old, came_ns)
+        state.lines[came_on, _L_FIRST] += count - old
+        if came_on == _REPAIR:
+            counters[_C_REPAIRED] += count - old
         cursor = at + _HEADER
         for k in range(count):
-            size = be16(flat, cursor)
+            size = be16(source, cursor)
             begin = cursor + 2
             cursor = begin + size
             if k < old:
@@ -264,19 +498,27 @@ def decode_packets(state, buffer, lengths, first, end, recv_ns, out):
             channel[_EXPECTED] = seq + 1
             counters[_C_MESSAGES] += 1
             if size > 0:
-                _learn(state, flat, begin, size)
-            result = apply_message(state.book, flat, begin, size)
+                learn(state, source, begin, size)
+            result = apply_message(state.book, source, begin, size)
             if result != 0:
                 counters[_COUNTER_OF_RESULT[result]] += 1
             event = state.book.event
             kind = event[EV_TYPE]
             if kind == _SYSTEM:
                 channel[_EVENT_CODE] = event[EV_CODE]
+                channel[_CLOSED] = 1 if event[EV_CODE] in _CLOSING else 0
             if event[EV_INSTRUMENT] >= 0:
-                halted = kind in (_H, _OP_HALT) and result == 0 and _follow_halt(state, event)
-                n = _tick(state, seq, recv_ns, out, n, halted)
+                changed = _question(state, result)
+                if kind in (_H, _OP_HALT) and result == 0:
+                    changed |= follow_halt(state, event)
+                n = _tick(state, seq, came_ns, out, n, changed)
+        if channel[_GAP_SINCE] and channel[_EXPECTED] >= channel[_KNOWN]:
+            channel[_GAP_SINCE] = 0
     counters[_C_TICKS] += n
     return n
+
+
+_TICKS = numba.from_dtype(TICK)[::1]
 
 
 @kernel(
@@ -287,15 +529,59 @@ def decode_packets(state, buffer, lengths, first, end, recv_ns, out):
         numba.int64,
         numba.int64,
         numba.int64,
-        numba.from_dtype(TICK)[::1],
+        numba.int64,
+        _TICKS,
     ),
     _nrt=False,
 )
-def decode(state, buffer, lengths, first, end, recv_ns, out):
-    """Take the MoldUDP64 packets `first` to `end` - 1; returns the number of ticks in `out`.
+def decode(state, buffer, lengths, first, end, recv_ns, line, out):
+    """Take the MoldUDP64 packets `first` to `end` - 1, and those that waited for them; returns the ticks in `out`.
 
-    `buffer` uint8[batch, slot] holds packet i in row i, `lengths` int64[batch] their sizes (negative: cut
-    off). `out` TICK[>= most messages that the packets can hold]: one message makes at most one tick. `recv_ns`: when
-    they were received, CLOCK_MONOTONIC. Every fault is counted and nothing is raised.
+    `buffer` uint8[batch, slot] holds packet i in row i, `lengths` int64[batch] their sizes (negative: cut off),
+    `line` (see `Line`) is where they came in. `out` TICK[>= most messages that the packets can hold, and one packet
+    more]: one message makes at most one tick. `recv_ns`: when they were received, CLOCK_MONOTONIC. Every fault is
+    counted and nothing is raised. Packets of the window for which `out` has no room come with the next call.
     """
-    return decode_packets(state, buffer, lengths, first, end, recv_ns, out)
+    return decode_packets(state, buffer, lengths, first, end, recv_ns, line, out)
+
+
+@kernel(numba.int64(STATE, numba.int64, numba.int64, _TICKS), _nrt=False)
+def announce(state, first, now_ns, out):
+    """Ticks of the instruments from `first` on as they are now, as many as `out` has room for; returns how many.
+
+    For a change that no message makes: the channel's state, or books that were taken anew. An instrument of which
+    nothing was ever heard gets a tick too, with flags alone.
+    """
+    n = min(len(state.marks) - first, len(out))
+    for k in range(n):
+        instrument = first + k
+        mark = state.marks[instrument]
+        mark.cause_seq = max(state.channel[_EXPECTED] - 1, 0)
+        mark.recv_ns = now_ns
+        mark.decoded_ns = now_ns
+        mark.bid_ticks = best_ticks(state.book, instrument, _BUY)
+        mark.ask_ticks = best_ticks(state.book, instrument, _SELL)
+        mark.bid_lots = best_lots(state.book, instrument, _BUY)
+        mark.ask_lots = best_lots(state.book, instrument, _SELL)
+        mark.last_ticks = NO_PRICE_TICKS
+        mark.last_lots = 0
+        mark.flags = _QUOTE | _doubts(state, instrument)
+        out[k] = mark
+    state.counters[_C_TICKS] += n
+    return n
+
+
+@kernel(numba.int64(STATE, numba.int64), _nrt=False)
+def give_up(state, now_ns):
+    """Go on behind the present gap, without what is missing; returns the number of messages lost."""
+    channel, window = state.channel, state.window
+    until = channel[_KNOWN]
+    if channel[_HELD]:
+        until = min(until, window.rows[window.order[channel[_HEAD]], _SEQ])
+    lost = max(until - channel[_EXPECTED], 0)
+    channel[_GAP_FROM], channel[_GAP_TO] = channel[_EXPECTED], until
+    channel[_EXPECTED] += lost
+    channel[_CHANNEL_SUSPECT] |= _LOST
+    channel[_GAP_SINCE] = now_ns if channel[_KNOWN] > channel[_EXPECTED] and channel[_HELD] else 0
+    state.counters[_C_LOST] += lost
+    return lost

@@ -13,21 +13,20 @@ from tickpath.common.jit import inlined, kernel
 from tickpath.common.kernels.atomics import store_release
 from tickpath.common.kernels.hist import record
 from tickpath.common.kernels.memory import ticks_at, words_at
-from tickpath.common.kernels.net import MESSAGES, receive_batch
+from tickpath.common.kernels.net import MESSAGES
 from tickpath.common.kernels.ring import publish
 from tickpath.common.kernels.waiting import cpu_pause, monotonic_ns, sched_yield, wait_fds
 from tickpath.common.pages import Control, Hot
 from tickpath.common.records import TICK
 from tickpath.feed.kernels.decode import STATE, decode_packets
-from tickpath.feed.layout import Count
+from tickpath.feed.kernels.receive import N_WORDS, LineReg, is_behind, receive_next
+from tickpath.feed.layout import Channel, Count
 
 
 class Reg(IntEnum):
     """The words of the loop, int64[len(Reg) + 1]. Work that waits is a range [AT, END)."""
 
-    FD = auto()  # the market data socket
-    DATAGRAM_AT = auto()  # datagrams of the present batch
-    DATAGRAM_END = auto()
+    LINES = auto()  # address of the words of `tickpath.feed.kernels.receive`
     RECV_NS = auto()  # when it came
     TICKS = auto()  # address of TICK[TICK_ROOM]: those of one datagram
     TICK_ROOM = auto()
@@ -45,10 +44,10 @@ _TICK_BYTES: Final = TICK.itemsize
 
 
 @inlined
-def _publish(w, state, buffer, lengths, i):
+def _publish(w, state, buffer, lengths, i, line):
     """Decode datagram `i` and publish all of its ticks in one step: readers see whole datagrams."""
     ticks = ticks_at(w[Reg.TICKS], w[Reg.TICK_ROOM])
-    n = decode_packets(state, buffer, lengths, i, i + 1, w[Reg.RECV_NS], ticks)
+    n = decode_packets(state, buffer, lengths, i, i + 1, w[Reg.RECV_NS], line, ticks)
     if n == 0:
         return
     if words_at(w[Reg.CONTROL], Control.PAUSED + 1)[Control.PAUSED]:
@@ -67,29 +66,34 @@ def _publish(w, state, buffer, lengths, i):
 def loop(w, state, buffer, messages, lengths, until_ns):
     """Receive, decode, publish until `until_ns`, or until a sleep has ended and nothing had come; 1: there was work.
 
-    `w`: int64[len(Reg) + 1]; `buffer`, `messages`, `lengths`: of a `DatagramReceiver`.
+    Returns early when messages are missing and ``channel[ACTION_NS]`` is over. `w`: int64[len(Reg) + 1]; `buffer`,
+    `messages`, `lengths`: of `tickpath.feed.lines.Lines`.
     """
+    channel = state.channel
+    lines = words_at(w[Reg.LINES], N_WORDS)
     worked = int64(0)
     slept = False
     while True:
-        while w[Reg.DATAGRAM_AT] < w[Reg.DATAGRAM_END]:
-            i = w[Reg.DATAGRAM_AT]
-            w[Reg.DATAGRAM_AT] = i + 1
-            _publish(w, state, buffer, lengths, i)
-        if worked and w[Reg.RECV_NS] >= until_ns:
+        while lines[LineReg.AT] < lines[LineReg.END]:
+            i = lines[LineReg.AT]
+            lines[LineReg.AT] = i + 1
+            _publish(w, state, buffer, lengths, i, lines[LineReg.LINE])
+        behind = is_behind(channel)
+        until = min(until_ns, channel[Channel.ACTION_NS]) if behind else until_ns
+        if worked and w[Reg.RECV_NS] >= until:
             return worked
         store_release(w[Reg.HOT], Hot.BUSY, 1)
-        n = receive_batch(w[Reg.FD], messages, lengths)
+        n = receive_next(lines, behind, messages, lengths)
         now_ns = monotonic_ns()
         if n > 0:
             w[Reg.RECV_NS] = now_ns
-            w[Reg.DATAGRAM_AT] = 0
-            w[Reg.DATAGRAM_END] = n
             worked = int64(1)
             slept = False
             continue
+        if n < 0:
+            continue
         store_release(w[Reg.HOT], Hot.BUSY, 0)
-        if slept or now_ns >= until_ns:
+        if slept or now_ns >= until:
             return worked
         if w[Reg.SPIN_NS] < 0 or now_ns - w[Reg.RECV_NS] < w[Reg.SPIN_NS]:
             if w[Reg.YIELD]:
@@ -97,5 +101,5 @@ def loop(w, state, buffer, messages, lengths, until_ns):
             else:
                 cpu_pause()
         else:
-            wait_fds(w[Reg.FD], -1, until_ns - now_ns)
+            wait_fds(lines[LineReg.WAIT_FD], -1, until - now_ns)
             slept = True

@@ -27,7 +27,7 @@ from tickpath.common.kernels.memory import (
     ticks_at,
     words_at,
 )
-from tickpath.common.kernels.net import MESSAGES, receive_batch
+from tickpath.common.kernels.net import MESSAGES
 from tickpath.common.kernels.waiting import cpu_pause, monotonic_ns, sched_yield, wait_fds
 from tickpath.common.pages import Control, Hot
 from tickpath.common.records import ORDER, REPORT, SIGNAL, TICK
@@ -35,7 +35,8 @@ from tickpath.exec.kernels import session
 from tickpath.exec.kernels.ouch import accept
 from tickpath.exec.layout import Reg as ExecReg
 from tickpath.feed.kernels.decode import STATE, decode_packets
-from tickpath.feed.layout import Count
+from tickpath.feed.kernels.receive import N_WORDS, LineReg, is_behind, receive_next
+from tickpath.feed.layout import Channel, Count
 from tickpath.risk.kernels.risk import apply_reports as risk_reports
 from tickpath.risk.kernels.risk import apply_ticks, evaluate
 from tickpath.risk.layout import Counter as RiskCounter
@@ -165,10 +166,10 @@ def advance(w, risk_ctx, exec_ctx, fixed_ns):
 
 
 @inlined
-def take_datagram(w, risk_ctx, feed, buffer, lengths, i, recv_ns, fixed_ns):
+def take_datagram(w, risk_ctx, feed, buffer, lengths, i, line, recv_ns, fixed_ns):
     """Ticks of one datagram, which then wait for the strategies; the marks of risk follow at once."""
     ticks = ticks_at(w[Reg.TICKS], w[Reg.TICK_ROOM])
-    n = decode_packets(feed, buffer, lengths, i, i + 1, recv_ns, ticks)
+    n = decode_packets(feed, buffer, lengths, i, i + 1, recv_ns, line, ticks)
     if n == 0:
         return
     if words_at(w[Reg.FEED_CONTROL], Control.PAUSED + 1)[Control.PAUSED]:
@@ -207,25 +208,28 @@ def _venue(w, exec_ctx, now_ns):
 def live(w, risk_ctx, exec_ctx, feed, buffer, messages, lengths, until_ns):
     """From the market data socket to the venue's socket, until something needs Python; returns a `Why`.
 
-    `buffer`, `messages`, `lengths`: of a `DatagramReceiver`. TIME at `until_ns`; IDLE earlier, when a sleep up to
-    then was not disturbed, or by a signal.
+    `buffer`, `messages`, `lengths`: of `tickpath.feed.lines.Lines`. TIME at `until_ns`; IDLE earlier, when a sleep
+    up to then was not disturbed, or by a signal.
     """
+    lines = words_at(w[Reg.LINES], N_WORDS)
     while True:
         why = advance(w, risk_ctx, exec_ctx, 0)
         if why != Why.IDLE:
             return why
-        if w[Reg.DATAGRAM_AT] < w[Reg.DATAGRAM_END]:
-            i = w[Reg.DATAGRAM_AT]
-            w[Reg.DATAGRAM_AT] = i + 1
-            take_datagram(w, risk_ctx, feed, buffer, lengths, i, w[Reg.RECV_NS], 0)
+        if lines[LineReg.AT] < lines[LineReg.END]:
+            i = lines[LineReg.AT]
+            lines[LineReg.AT] = i + 1
+            take_datagram(w, risk_ctx, feed, buffer, lengths, i, lines[LineReg.LINE], w[Reg.RECV_NS], 0)
             continue
+        behind = is_behind(feed.channel)
+        until = min(until_ns, feed.channel[Channel.ACTION_NS]) if behind else until_ns
         _busy(w, 1)
-        n = receive_batch(w[Reg.MARKET_FD], messages, lengths)
+        n = receive_next(lines, behind, messages, lengths)
+        if n < 0:
+            continue
         now_ns = monotonic_ns()
         if n > 0:
             w[Reg.RECV_NS] = now_ns
-            w[Reg.DATAGRAM_AT] = 0
-            w[Reg.DATAGRAM_END] = n
             w[Reg.BATCHES] += 1
         # Under load the venue is listened to between batches now and then; else whenever there is nothing to do.
         before = exec_ctx[ExecReg.HEARD_NS]
@@ -233,8 +237,8 @@ def live(w, risk_ctx, exec_ctx, feed, buffer, messages, lengths, until_ns):
             why = _venue(w, exec_ctx, now_ns)
             if why != Why.IDLE:
                 return why
-        if now_ns >= until_ns:
-            return int64(Why.TIME)
+        if now_ns >= until:
+            return int64(Why.TIME) if now_ns >= until_ns else int64(Why.MARKET)
         if n > 0:
             w[Reg.WORKED_NS] = now_ns
         if n > 0 or exec_ctx[ExecReg.HEARD_NS] != before:
@@ -245,5 +249,5 @@ def live(w, risk_ctx, exec_ctx, feed, buffer, messages, lengths, until_ns):
                 sched_yield()
             else:
                 cpu_pause()
-        elif wait_fds(w[Reg.MARKET_FD], w[Reg.VENUE_FD], until_ns - now_ns) == 0:
+        elif wait_fds(lines[LineReg.WAIT_FD], w[Reg.VENUE_FD], until - now_ns) == 0:
             return int64(Why.IDLE)

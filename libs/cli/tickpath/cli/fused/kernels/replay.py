@@ -52,4 +52,4 @@ def replay(w, risk_ctx, exec_ctx, feed, exchange):
         if n <= 0:
             return int64(Why.END) if n == 0 else int64(Why.ROOM)
         now_ns = max(1, exchange.exchange.state[EXCH_NS])
-        take_datagram(w, risk_ctx, feed, exchange.datagram, exchange.lengths, 0, now_ns, now_ns)
+        take_datagram(w, risk_ctx, feed, exchange.datagram, exchange.lengths, 0, 0, now_ns, now_ns)
