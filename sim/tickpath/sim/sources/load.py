@@ -12,6 +12,7 @@ import numpy as np
 
 from tickpath.common.kernels.itch import count_frames
 from tickpath.common.protocols.itch50 import LAYOUTS, SIZES
+from tickpath.common.recording import is_recording
 from tickpath.sim.sources.files import ALLOWED, Format, format_of, read_data
 from tickpath.sim.sources.kernels import index as kernels
 from tickpath.sim.sources.tape import Bytes, DataFileError, Ints, Tape, Terms
@@ -59,6 +60,13 @@ class _File:
 
 def _load(path: Path, number: int) -> _File:
     """One file; `number` counts from 0. The readers are imported here: their kernels take seconds to compile."""
+    if is_recording(path):
+        from tickpath.sim.sources.recording import read_recording  # noqa: PLC0415
+
+        messages, findings, terms = read_recording(path)
+        file = _index(path, messages, len(messages), f"recording {path.name}", findings)
+        file.tape = replace(file.tape, terms=terms)
+        return file
     data = read_data(path)
     match format_of(path, data):
         case Format.ITCH:

@@ -80,6 +80,7 @@ FINDINGS: Final[dict[str, str]] = {
     "fragments": "captures: packets that are fragments of a datagram; they are left out",
     "cut_short_packets": "captures: packets that were not captured whole; they are left out",
     "other_packets": "captures: packets that are not UDP on IPv4, or not MoldUDP64; they are left out",
+    "missed_datagrams": "recordings: datagrams that came faster than the recorder could take them",
     "short_messages": "captures: messages with fewer bytes than their type has; they are left out",
     "repeated_messages": "captures: copies of messages from another line or sent again; the first copy is played",
     "reordered_messages": "captures: messages that came after a later one; they are played in their place",
