@@ -17,7 +17,7 @@ from tickpath.common.instruments import InstrumentTable, make_table
 from tickpath.common.protocols import itch50, moldudp64
 from tickpath.common.records import NO_PRICE_TICKS, TICK, TickFlag
 from tickpath.feed.kernels.decode import State, announce, decode, give_up, make_state
-from tickpath.feed.layout import Channel, Count, Line, LineWord, Suspect
+from tickpath.feed.layout import Channel, Count, Detail, Line, LineWord, Suspect
 
 DATA = Path(__file__).parents[4] / "shared" / "data"
 SESSION = moldudp64.session_id("TEST")
@@ -210,6 +210,67 @@ def test_an_instrument_whose_book_is_contradicted_is_suspect_until_the_book_is_e
     ticks = feed.take(packet(1, BID, msft, execute(99, 1), add(3, "B", 5, 1_000_100), execute(3, 5), execute(1, 100)))
     assert [bool(t["flags"] & TickFlag.SUSPECT) for t in ticks] == [False, False, True, True, True, False]
     assert feed.state.suspect.tolist() == [0, 0]
+
+
+def itch(code: str, locate: int = 1, **fields: Any) -> bytes:
+    return itch50.encode(code, stock_locate=locate, tracking_number=0, timestamp=9, **fields)
+
+
+def test_every_message_that_is_no_order_and_no_print_is_kept_with_its_instrument() -> None:
+    feed = Decoder()
+    feed.take(
+        packet(
+            1,
+            itch50.stock_directory(1, 1, "AAPL", round_lot_size=40),
+            itch("Y", stock="AAPL", reg_sho_action="2"),
+            itch("J", stock="AAPL", reference_price=5, upper_price=6, lower_price=4, extension=3),
+            itch("K", locate=0, stock="AAPL", release_time=34200, release_qualifier="A", ipo_price=170_000),
+            itch("N", stock="AAPL", interest_flag="S"),
+            itch("B", match_number=77),
+            itch(
+                "I", paired_shares=1 << 40, imbalance_shares=300, imbalance_direction="B", stock="AAPL", far_price=1,
+                near_price=2, current_reference_price=3, cross_type="O", price_variation="L",
+            ),
+            itch(
+                "O", stock="AAPL", open_eligibility="Y", minimum_price=8, maximum_price=9, near_execution_price=0,
+                near_execution_time=0, lower_collar=0, upper_collar=0,
+            ),
+            itch(
+                "L", mpid="LIME", stock="AAPL", primary_market_maker="Y", market_maker_mode="N", participant_state="A"
+            ),
+            itch("V", locate=0, level_1=7 * 10**8, level_2=8 * 10**8, level_3=9 * 10**8),
+            itch("W", locate=0, breached_level="2"),
+        )
+    )  # fmt: skip
+    details = {detail: int(value) for detail, value in zip(Detail, feed.state.details[0], strict=True)}
+    wanted = {
+        Detail.ROUND_LOT_LOTS: 40, Detail.REG_SHO: 2, Detail.LULD_REFERENCE_TICKS: 5, Detail.LULD_UPPER_TICKS: 6,
+        Detail.LULD_LOWER_TICKS: 4, Detail.LULD_EXTENSIONS: 3, Detail.IPO_RELEASE_S: 34200,
+        Detail.IPO_PRICE_TICKS: 170_000, Detail.RETAIL_INTEREST: ord("S"), Detail.BROKEN_TRADES: 1,
+        Detail.BROKEN_MATCH: 77, Detail.PAIRED_LOTS: 1 << 40, Detail.IMBALANCE_LOTS: 300,
+        Detail.IMBALANCE_DIRECTION: ord("B"), Detail.FAR_TICKS: 1, Detail.NEAR_TICKS: 2, Detail.REFERENCE_TICKS: 3,
+        Detail.CROSS_TYPE: ord("O"), Detail.DLCR_MIN_TICKS: 8, Detail.DLCR_MAX_TICKS: 9,
+    }  # fmt: skip
+    assert {detail: details[detail] for detail in wanted} == wanted
+    breaker = feed.state.channel[[Channel.MWCB_LEVEL_1_E8, Channel.MWCB_LEVEL_3_E8, Channel.MWCB_BREACHED]]
+    assert breaker.tolist() == [7 * 10**8, 9 * 10**8, 2]
+    assert feed.state.book.message_counts() == dict.fromkeys("RYJKNBIOLVW", 1)
+    assert not feed.state.details[1].any()
+    assert feed.state.suspect.tolist() == [0, 0]
+
+
+def test_an_instrument_of_the_directory_is_halted_until_it_is_said_to_trade() -> None:
+    feed = Decoder()
+    trading = itch50.trading_action(1, 9, "AAPL", "T")
+    ticks = feed.take(packet(1, itch50.stock_directory(1, 1, "AAPL"), BID, trading, ASK))
+    assert [bool(t["flags"] & TickFlag.HALTED) for t in ticks] == [True, False, False]
+
+
+def test_an_operational_halt_counts_for_its_own_market_only() -> None:
+    feed = Decoder()
+    halt = {market: itch("h", stock="AAPL", market_code=market, action="H") for market in "BQ"}
+    ticks = feed.take(packet(1, BID, halt["B"], ASK, halt["Q"], itch("h", stock="AAPL", market_code="Q", action="T")))
+    assert [bool(t["flags"] & TickFlag.HALTED) for t in ticks] == [False, False, True, False]
 
 
 def test_after_the_end_of_system_hours_every_tick_says_halted() -> None:

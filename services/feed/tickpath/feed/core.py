@@ -11,12 +11,14 @@ from tickpath.common.config import Config
 from tickpath.common.instruments import load_instruments
 from tickpath.common.kernels.book import LEVEL
 from tickpath.common.kernels.hist import record
-from tickpath.common.pages import Command, Control, Fields, HotPage, Page, add_note, write_text
+from tickpath.common.pages import Command, Control, Fields, Hot, HotPage, Page, add_note, write_text
 from tickpath.common.process import StartError
 from tickpath.common.records import TICK
+from tickpath.common.taps import Tap
 from tickpath.feed.depth import show_depth
 from tickpath.feed.kernels.decode import Window, decode, make_state
-from tickpath.feed.layout import DEPTH_LEVELS, Channel, Count, DepthWord, Hop, Line, LineWord, Watch
+from tickpath.feed.kernels.receive import LineReg
+from tickpath.feed.layout import DEPTH_LEVELS, Channel, Count, DepthWord, Detail, Hop, Line, LineWord, Watch
 from tickpath.feed.lines import SLOT_BYTES, Lines
 from tickpath.feed.repair import Repair
 
@@ -39,6 +41,7 @@ class FeedPage(HotPage):
             "lines": ("<i8", (len(Line), len(LineWord))),
             "marks": (TICK, (n,)),
             "halted": ("<i8", (n,)),
+            "details": ("<i8", (n, len(Detail))),
             "suspect": ("<i8", (n,)),
             "depth": (LEVEL, (2, DEPTH_LEVELS)),
             "depth_words": ("<i8", (len(DepthWord),)),
@@ -69,13 +72,15 @@ class FeedCore:
         self.state = make_state(
             table, options.order_capacity, options.level_capacity, self.counts,
             page["channel"], page["marks"], page["halted"],
-            suspect=page["suspect"], lines=page["lines"],
+            details=page["details"], suspect=page["suspect"], lines=page["lines"],
             behind=page["hist"][Hop.LINE_A_BEHIND : Hop.LINE_B_BEHIND + 1],
             window=Window.create(options.window_datagrams, SLOT_BYTES),
         )  # fmt: skip
         self.lines = Lines(options, page["lines"], page["hist"][Hop.KERNEL_TO_RECV])
         self.counts[Count.RECEIVE_BUFFER_BYTES] = page["lines"][Line.A, LineWord.RECEIVE_BUFFER_BYTES]
         self.receiver = self.lines.receiver
+        self.datagrams = Tap(config, "datagrams", int(page["hot"][Hot.EPOCH]))
+        self.lines.words[LineReg.CAPTURE] = self.datagrams.address
         self.repair = Repair(options, self.state, self.lines)
         self.ticks: npt.NDArray[Any] = np.zeros((options.batch + 1) * (SLOT_BYTES // _MIN_BLOCK), dtype=TICK)
         self.hop: npt.NDArray[np.int64] = page["hist"][Hop.RECV_TO_DECODE]
@@ -123,3 +128,4 @@ class FeedCore:
         """Close the sockets."""
         self.repair.close()
         self.lines.close()
+        self.datagrams.close()

@@ -12,10 +12,12 @@ from tickpath.common.clock import now_ns
 from tickpath.common.config import Config
 from tickpath.common.jit import direct
 from tickpath.common.kernels.hist import record
+from tickpath.common.kernels.taps import capture
 from tickpath.common.links import FanoutSender
 from tickpath.common.pages import Command, Control, Page
 from tickpath.common.records import RecordKind
 from tickpath.common.stage import Ready, Stage, run_hot
+from tickpath.common.taps import Tap
 from tickpath.feed.core import FeedCore, FeedPage
 from tickpath.feed.kernels.decode import decode
 from tickpath.feed.layout import Count, Line
@@ -23,6 +25,7 @@ from tickpath.feed.layout import Count, Line
 _BATCHES_PER_TURN = 4
 
 _decode = direct(decode)  # `FeedCore.warm_up` has the types checked once
+_capture = direct(capture)
 
 
 class Feed(FeedPage, Stage):
@@ -34,6 +37,8 @@ class Feed(FeedPage, Stage):
         self.receiver, self.ticks = self.core.receiver, self.core.ticks
         self.decoded_ns = self.ticks["decoded_ns"]
         self.lines = [(line, one.fileno()) for line, one in self.core.lines.sockets.items()]
+        self.tap = Tap(config, "ticks", self.epoch)
+        self._ticks_address = int(self.ticks.ctypes.data)
         self.sender = FanoutSender(
             context, config.link_addresses("ticks"), RecordKind.TICK, self.name, self.epoch, config.links
         )
@@ -65,15 +70,20 @@ class Feed(FeedPage, Stage):
             arrived = core.lines.receive(line)
             if not arrived:
                 return
+            end = first + arrived
             recv_ns = now_ns()
             n = _decode(
-                core.state, self.receiver.buffer, self.receiver.lengths, first, first + arrived, recv_ns, line,
+                core.state, self.receiver.buffer, self.receiver.lengths, first, end, recv_ns, line,
                 self.ticks,
             )  # fmt: skip
             if n:
                 decoded_ns = now_ns()
                 record(core.hop, decoded_ns - recv_ns)
                 self._publish(n, decoded_ns)
+            if core.datagrams.address:
+                _capture(
+                    core.datagrams.address, self.receiver.buffer, self.receiver.lengths, first, end, recv_ns, line
+                )
             if arrived < batch:
                 return
 
@@ -83,6 +93,7 @@ class Feed(FeedPage, Stage):
             self.counts[Count.TICKS_HELD_BY_PAUSE] += n
         else:
             self.sender.send(self.ticks[:n], decoded_ns)
+            self.tap.put_at(self._ticks_address, n)
 
     def _follow(self) -> None:
         while n := self.core.follow(now_ns(), self.ticks):
@@ -105,6 +116,7 @@ class Feed(FeedPage, Stage):
     def close(self) -> None:
         """Close socket and link."""
         self.sender.close()
+        self.tap.close()
         self.core.close()
 
 

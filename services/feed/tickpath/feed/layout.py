@@ -114,6 +114,10 @@ class Channel(IntEnum):
     ANNOUNCE_AT = 16  # next instrument to publish anew
     SNAPSHOT_SEQ = 17  # number after the snapshot that was taken last
     CLOSED = 18  # 1 after the end of system hours
+    MWCB_LEVEL_1_E8 = 19  # market-wide circuit breaker: index levels in 1e-8; 0 not told
+    MWCB_LEVEL_2_E8 = 20
+    MWCB_LEVEL_3_E8 = 21
+    MWCB_BREACHED = 22  # the level that was breached last, 0 none
 
 
 #: Most levels of a book that can be looked at.
@@ -140,4 +144,34 @@ class InstrumentFlag(IntEnum):
     """Bits of the ``halted`` array per instrument."""
 
     TRADING_HALT = 1  # H message: halted, paused or quotation only
-    OPERATIONAL_HALT = 2  # h message
+    OPERATIONAL_HALT = 2  # h message of the market that this is the feed of
+    NOT_OPENED = 4  # in the directory of the day, and no trading action yet
+
+
+class Detail(IntEnum):
+    """Columns of ``details``, int64[n, len(Detail)]: the last message of each kind. Letters in ASCII; 0: not told."""
+
+    MARKET_CATEGORY = 0  # R
+    FINANCIAL_STATUS = 1
+    ROUND_LOT_LOTS = 2
+    SHORT_SALE_THRESHOLD = 3
+    LULD_TIER = 4
+    REG_SHO = 5  # Y: 0, 1 or 2
+    LULD_REFERENCE_TICKS = 6  # J
+    LULD_UPPER_TICKS = 7
+    LULD_LOWER_TICKS = 8
+    LULD_EXTENSIONS = 9
+    IPO_RELEASE_S = 10  # K: seconds after midnight
+    IPO_PRICE_TICKS = 11
+    PAIRED_LOTS = 12  # I
+    IMBALANCE_LOTS = 13
+    IMBALANCE_DIRECTION = 14
+    FAR_TICKS = 15
+    NEAR_TICKS = 16
+    REFERENCE_TICKS = 17
+    CROSS_TYPE = 18
+    RETAIL_INTEREST = 19  # N
+    DLCR_MIN_TICKS = 20  # O
+    DLCR_MAX_TICKS = 21
+    BROKEN_TRADES = 22  # B: how many
+    BROKEN_MATCH = 23  # the last one

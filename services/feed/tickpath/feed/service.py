@@ -17,8 +17,25 @@ from tickpath.common.pages import Command, Fields, Page, command, read_text
 from tickpath.common.process import StartError
 from tickpath.common.records import NO_PRICE_TICKS, TickFlag
 from tickpath.common.service import Service
-from tickpath.feed.layout import DEPTH_LEVELS, Channel, ChannelState, DepthWord, Line, LineWord, Suspect, Watch
+from tickpath.feed.layout import (
+    DEPTH_LEVELS,
+    Channel,
+    ChannelState,
+    DepthWord,
+    Detail,
+    InstrumentFlag,
+    Line,
+    LineWord,
+    Suspect,
+    Watch,
+)
 
+_LETTERS: Final = frozenset(
+    {
+        Detail.MARKET_CATEGORY, Detail.FINANCIAL_STATUS, Detail.SHORT_SALE_THRESHOLD, Detail.LULD_TIER,
+        Detail.IMBALANCE_DIRECTION, Detail.CROSS_TYPE, Detail.RETAIL_INTEREST,
+    }
+)  # fmt: skip
 _LOOK_S: Final = 0.005
 _LOOKS: Final = 200
 
@@ -67,6 +84,10 @@ class FeedService(Service):
             "suspect_instruments": [self.table.symbols[i] for i in np.flatnonzero(page["suspect"])[:20]],
             "last_gap": [channel[Channel.GAP_FROM_SEQ], channel[Channel.GAP_TO_SEQ]],
             "system_event": chr(channel[Channel.EVENT_CODE]) if channel[Channel.EVENT_CODE] else None,
+            "circuit_breaker": {
+                "levels": [f"{channel[Channel.MWCB_LEVEL_1_E8 + k] / 1e8:.2f}" for k in range(3)],
+                "breached": channel[Channel.MWCB_BREACHED] or None,
+            },
             "trouble": read_text(page, "trouble") or None,
         }
 
@@ -149,6 +170,23 @@ class FeedService(Service):
                 "volume": int(mark["volume_lots"]),
                 **sides,
             }
+
+        @app.get("/instruments/{symbol}", tags=["feed"])
+        def instrument(symbol: str) -> dict[str, Any]:
+            """What the exchange has said of an instrument beyond its book: halts, limits, imbalance, directory."""
+            page, number = look_up(symbol)
+            shown: dict[str, Any] = {"symbol": symbol}
+            for detail, value in zip(Detail, page["details"][number].tolist(), strict=True):
+                name = detail.name.lower()
+                if name.endswith("_ticks"):
+                    shown[name.removesuffix("_ticks")] = str(self.table.price(number, value)) if value else None
+                elif detail in _LETTERS:
+                    shown[name] = chr(value) if value else None
+                else:
+                    shown[name] = value
+            shown["halted"] = [flag.name.lower() for flag in InstrumentFlag if page["halted"][number] & flag]
+            shown["suspect"] = bool(page["suspect"][number])
+            return shown
 
         @app.get("/ticks/{symbol}", tags=["feed"])
         def tick(symbol: str) -> dict[str, Any]:

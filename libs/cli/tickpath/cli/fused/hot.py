@@ -35,6 +35,7 @@ from tickpath.common.pages import (
 from tickpath.common.process import StartError
 from tickpath.common.ring import choose_wait, wait_at_socket
 from tickpath.common.stage import CompiledStage, run_hot
+from tickpath.common.taps import Tap
 from tickpath.exec.core import ExecCore, ExecPage
 from tickpath.exec.kernels.session import Leave
 from tickpath.exec.layout import GatewayState
@@ -130,6 +131,12 @@ class Fused(ExecPage, CompiledStage):
         )  # fmt: skip
         w = self.chain.words
         w[Reg.LINES] = self.feed.lines.words.ctypes.data
+        self._taps = {
+            stream: Tap(config, stream, int(self.guests[maker].page["hot"][Hot.EPOCH]))
+            for stream, maker in (("ticks", "feed"), ("signals", "signals"), ("orders", "risk"))
+        }
+        for stream, tap in self._taps.items():
+            w[Reg[f"TAP_{stream.upper()}"]] = tap.address
         w[Reg.HOLD_SENDING] = config.exec.journal_fsync == "always"
         self._choose_wait(config, w)
         self._held = False  # orders of risk wait for room in the journal
@@ -317,6 +324,8 @@ class Fused(ExecPage, CompiledStage):
             guest.close()
         self.exec.gateway.close()
         self.feed.close()
+        for tap in self._taps.values():
+            tap.close()
         self.exec.orders.journal.close()
 
 

@@ -43,11 +43,13 @@ class Reg(_FromZero):
     FEED_COUNTERS = auto()
     FEED_HIST = auto()
     FEED_CONTROL = auto()
+    TAP_TICKS = auto()  # rings of whoever wants to look, 0: nobody can
+    TAP_SIGNALS = auto()
+    TAP_ORDERS = auto()
     # sockets
     LINES = auto()  # address of the words of `tickpath.feed.kernels.receive`
     VENUE_FD = auto()  # -1 while the gateway has it for itself
     HOLD_SENDING = auto()  # 1: the journal has to be on disk first, so Python sends
-    RECV_NS = auto()  # when the present batch of datagrams came
     # waiting
     BATCHES = auto()  # receive calls that returned something
     WORKED_NS = auto()  # when datagrams last came

@@ -25,6 +25,7 @@ from tickpath.common.kernels.book import (
     EV_EXCH_NS,
     EV_INSTRUMENT,
     EV_LOTS,
+    EV_MATCH,
     EV_PRICE_TICKS,
     EV_PRINT,
     EV_SIDE,
@@ -39,9 +40,9 @@ from tickpath.common.kernels.book import (
 )
 from tickpath.common.kernels.book import inlined as always_inlined
 from tickpath.common.kernels.hist import record
-from tickpath.common.kernels.itch import be16, be64, check_packet
+from tickpath.common.kernels.itch import be16, be32, be64, check_packet
 from tickpath.common.records import NO_PRICE_TICKS, TICK, Side, TickFlag
-from tickpath.feed.layout import Channel, Count, InstrumentFlag, Line, LineWord, Suspect
+from tickpath.feed.layout import Channel, Count, Detail, InstrumentFlag, Line, LineWord, Suspect
 
 _HEADER = 20
 _END_OF_SESSION = 0xFFFF
@@ -49,13 +50,20 @@ _MAX_JUMP = 1 << 28
 _NOT_OURS = -2  # in the locate map: looked up, not in the table; -1 is not looked up yet
 
 _A, _F, _R, _H, _OP_HALT, _SYSTEM = (ord(letter) for letter in "AFRHhS")
+_REG_SHO, _LULD, _IPO, _IMBALANCE, _RETAIL, _DIRECT_LISTING, _BROKEN = (ord(letter) for letter in "YJKINOB")
+_MWCB_LEVELS, _MWCB_BREACH = ord("V"), ord("W")
 _TRADING = ord("T")
+_THIS_MARKET = ord("Q")  # of the three that an operational halt may be of
+
+IS_NOTED = np.zeros(256, dtype=np.bool_)
+IS_NOTED[[ord(letter) for letter in "RHhYJKINOB"]] = True
 
 _QUOTE, _TRADE = int(TickFlag.QUOTE), int(TickFlag.TRADE)
 _SUSPECT, _HALTED = int(TickFlag.SUSPECT), int(TickFlag.HALTED)
 _AGGRESSOR_BUY, _AGGRESSOR_SELL = int(TickFlag.AGGRESSOR_BUY), int(TickFlag.AGGRESSOR_SELL)
 _BUY, _SELL = int(Side.BUY), int(Side.SELL)
 _TRADING_HALT, _OPERATIONAL_HALT = int(InstrumentFlag.TRADING_HALT), int(InstrumentFlag.OPERATIONAL_HALT)
+_NOT_OPENED = int(InstrumentFlag.NOT_OPENED)
 
 _EXPECTED, _LOW, _HIGH = int(Channel.EXPECTED_SEQ), int(Channel.SESSION_LOW), int(Channel.SESSION_HIGH)
 _LAST_RECV, _CHANNEL_SUSPECT = int(Channel.LAST_RECV_NS), int(Channel.SUSPECT)
@@ -135,6 +143,7 @@ class State(NamedTuple):
     channel: npt.NDArray[np.int64]  # int64[len(Channel)]
     marks: npt.NDArray[np.void]  # TICK[n]: last tick of each instrument
     halted: npt.NDArray[np.int64]  # int64[n]: InstrumentFlag bits
+    details: npt.NDArray[np.int64]  # int64[n, len(Detail)]
     suspect: npt.NDArray[np.int64]  # int64[n]: 1 after a message that contradicted the book
     lines: npt.NDArray[np.int64]  # int64[len(Line), len(LineWord)]
     behind: npt.NDArray[np.int64]  # int64[2, HIST_SIZE]: lateness of second copies on lines A and B
@@ -151,6 +160,7 @@ STATE = numba.types.NamedTuple(
         numba.int64[::1],
         numba.from_dtype(TICK)[::1],
         numba.int64[::1],
+        numba.int64[:, ::1],
         numba.int64[::1],
         numba.int64[:, ::1],
         numba.int64[:, ::1],
@@ -170,6 +180,7 @@ def make_state(
     marks: npt.NDArray[np.void],
     halted: npt.NDArray[np.int64],
     *,
+    details: npt.NDArray[np.int64] | None = None,
     suspect: npt.NDArray[np.int64] | None = None,
     lines: npt.NDArray[np.int64] | None = None,
     behind: npt.NDArray[np.int64] | None = None,
@@ -199,12 +210,20 @@ def make_state(
         channel,
         marks,
         halted,
+        np.zeros((len(table), len(Detail)), dtype=np.int64) if details is None else details,
         suspect,
         lines,
         np.zeros((2, HIST_SIZE), dtype=np.int64) if behind is None else behind,
         np.zeros((_RECENT, 2), dtype=np.int64),
         window or Window.create(16, 2048),
     )
+
+
+@inlined
+def _find(state, key):
+    """Instrument of a symbol, 8 bytes as a number; _NOT_OURS if it is none of ours."""
+    low = np.searchsorted(state.keys, key)
+    return state.key_ids[low] if low < len(state.keys) and state.keys[low] == key else _NOT_OURS
 
 
 @inlined
@@ -216,10 +235,10 @@ def learn(state, buf, at, length):
     locate = be16(buf, at + 1)
     if kind != _R and state.book.locate[locate] != -1:
         return
-    key = be64(buf, at + (11 if kind == _R else 24))
-    low = np.searchsorted(state.keys, key)
-    found = low < len(state.keys) and state.keys[low] == key
-    state.book.locate[locate] = state.key_ids[low] if found else _NOT_OURS
+    instrument = _find(state, be64(buf, at + (11 if kind == _R else 24)))
+    state.book.locate[locate] = instrument
+    if instrument >= 0 and kind == _R:
+        state.halted[instrument] |= _NOT_OPENED
 
 
 @inlined
@@ -228,8 +247,73 @@ def follow_halt(state, event):
     instrument = event[EV_INSTRUMENT]
     bit = _TRADING_HALT if event[EV_TYPE] == _H else _OPERATIONAL_HALT
     before = state.halted[instrument]
-    state.halted[instrument] = before & ~bit if event[EV_CODE] == _TRADING else before | bit
+    after = before & ~bit if event[EV_CODE] == _TRADING else before | bit
+    state.halted[instrument] = after & ~_NOT_OPENED if event[EV_TYPE] == _H else after
     return state.halted[instrument] != before
+
+
+@inlined
+def _follow_breaker(channel, buf, at, length):
+    """Levels of the market-wide circuit breaker (V), and which was breached (W). They concern no instrument."""
+    if buf[at] == _MWCB_LEVELS and length >= 35:
+        for level in range(3):
+            channel[Channel.MWCB_LEVEL_1_E8 + level] = be64(buf, at + 11 + 8 * level)
+    elif buf[at] == _MWCB_BREACH and length >= 12:
+        channel[Channel.MWCB_BREACHED] = numba.int64(buf[at + 11]) - 48
+
+
+@inlined
+def _note_ipo(state, instrument, buf, at):
+    """IPO quoting period (K). Its locate may be 0: the symbol says which instrument it is."""
+    if instrument >= 0:
+        state.details[instrument, Detail.IPO_RELEASE_S] = be32(buf, at + 19)
+        state.details[instrument, Detail.IPO_PRICE_TICKS] = be32(buf, at + 24)
+
+
+@kernel(numba.int64(STATE, numba.uint8[::1], numba.int64, numba.int64), _nrt=False)
+def note(state, buf, at, kind):
+    """Keep what the message at `at` says beyond orders and prints; 1 when it starts or ends a halt.
+
+    It was applied before: its length was right, and ``event`` is its own. Layouts: ITCH 5.0.
+    """
+    event = state.book.event
+    row = state.details[event[EV_INSTRUMENT]]
+    if kind == _H:
+        return 1 if follow_halt(state, event) else 0
+    if kind == _OP_HALT:
+        return 1 if buf[at + 19] == _THIS_MARKET and follow_halt(state, event) else 0
+    if kind == _R:
+        row[Detail.MARKET_CATEGORY] = buf[at + 19]
+        row[Detail.FINANCIAL_STATUS] = buf[at + 20]
+        row[Detail.ROUND_LOT_LOTS] = be32(buf, at + 21)
+        row[Detail.SHORT_SALE_THRESHOLD] = buf[at + 30]
+        row[Detail.LULD_TIER] = buf[at + 32]
+    elif kind == _REG_SHO:
+        row[Detail.REG_SHO] = numba.int64(buf[at + 19]) - 48
+    elif kind == _LULD:
+        row[Detail.LULD_REFERENCE_TICKS] = be32(buf, at + 19)
+        row[Detail.LULD_UPPER_TICKS] = be32(buf, at + 23)
+        row[Detail.LULD_LOWER_TICKS] = be32(buf, at + 27)
+        row[Detail.LULD_EXTENSIONS] = be32(buf, at + 31)
+    elif kind == _IPO:
+        _note_ipo(state, event[EV_INSTRUMENT], buf, at)
+    elif kind == _IMBALANCE:
+        row[Detail.PAIRED_LOTS] = be64(buf, at + 11)
+        row[Detail.IMBALANCE_LOTS] = be64(buf, at + 19)
+        row[Detail.IMBALANCE_DIRECTION] = buf[at + 27]
+        row[Detail.FAR_TICKS] = be32(buf, at + 36)
+        row[Detail.NEAR_TICKS] = be32(buf, at + 40)
+        row[Detail.REFERENCE_TICKS] = be32(buf, at + 44)
+        row[Detail.CROSS_TYPE] = buf[at + 48]
+    elif kind == _RETAIL:
+        row[Detail.RETAIL_INTEREST] = buf[at + 19]
+    elif kind == _DIRECT_LISTING:
+        row[Detail.DLCR_MIN_TICKS] = be32(buf, at + 20)
+        row[Detail.DLCR_MAX_TICKS] = be32(buf, at + 24)
+    elif kind == _BROKEN:
+        row[Detail.BROKEN_TRADES] += 1
+        row[Detail.BROKEN_MATCH] = event[EV_MATCH]
+    return 0
 
 
 @inlined
@@ -507,10 +591,14 @@ def decode_packets(state, buffer, lengths, first, end, recv_ns, line, out):
             if kind == _SYSTEM:
                 channel[_EVENT_CODE] = event[EV_CODE]
                 channel[_CLOSED] = 1 if event[EV_CODE] in _CLOSING else 0
+            elif kind in (_MWCB_LEVELS, _MWCB_BREACH):
+                _follow_breaker(channel, source, begin, size)
+            elif kind == _IPO and event[EV_INSTRUMENT] < 0 and size >= 28:
+                _note_ipo(state, _find(state, be64(source, begin + 11)), source, begin)
             if event[EV_INSTRUMENT] >= 0:
                 changed = _question(state, result)
-                if kind in (_H, _OP_HALT) and result == 0:
-                    changed |= follow_halt(state, event)
+                if result == 0 and IS_NOTED[kind]:
+                    changed |= note(state, source, begin, kind)
                 n = _tick(state, seq, came_ns, out, n, changed)
         if channel[_GAP_SINCE] and channel[_EXPECTED] >= channel[_KNOWN]:
             channel[_GAP_SINCE] = 0

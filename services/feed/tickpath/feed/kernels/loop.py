@@ -27,7 +27,6 @@ class Reg(IntEnum):
     """The words of the loop, int64[len(Reg) + 1]. Work that waits is a range [AT, END)."""
 
     LINES = auto()  # address of the words of `tickpath.feed.kernels.receive`
-    RECV_NS = auto()  # when it came
     TICKS = auto()  # address of TICK[TICK_ROOM]: those of one datagram
     TICK_ROOM = auto()
     RING = auto()  # ``ticks``
@@ -44,10 +43,11 @@ _TICK_BYTES: Final = TICK.itemsize
 
 
 @inlined
-def _publish(w, state, buffer, lengths, i, line):
+def _publish(w, state, buffer, lengths, i, lines):
     """Decode datagram `i` and publish all of its ticks in one step: readers see whole datagrams."""
     ticks = ticks_at(w[Reg.TICKS], w[Reg.TICK_ROOM])
-    n = decode_packets(state, buffer, lengths, i, i + 1, w[Reg.RECV_NS], line, ticks)
+    recv_ns = lines[LineReg.RECV_NS]
+    n = decode_packets(state, buffer, lengths, i, i + 1, recv_ns, lines[LineReg.LINE], ticks)
     if n == 0:
         return
     if words_at(w[Reg.CONTROL], Control.PAUSED + 1)[Control.PAUSED]:
@@ -59,7 +59,7 @@ def _publish(w, state, buffer, lengths, i, line):
     done = 0
     while done < n:  # once, unless the ring is smaller than a datagram
         done += publish(w[Reg.RING], w[Reg.BELLS], w[Reg.TICKS] + done * _TICK_BYTES, n - done)
-    record(words_at(w[Reg.HIST], HIST_SIZE), decoded_ns - w[Reg.RECV_NS])
+    record(words_at(w[Reg.HIST], HIST_SIZE), decoded_ns - recv_ns)
 
 
 @kernel(int64(numba.int64[::1], STATE, numba.uint8[:, ::1], MESSAGES, numba.int64[::1], int64))
@@ -77,16 +77,16 @@ def loop(w, state, buffer, messages, lengths, until_ns):
         while lines[LineReg.AT] < lines[LineReg.END]:
             i = lines[LineReg.AT]
             lines[LineReg.AT] = i + 1
-            _publish(w, state, buffer, lengths, i, lines[LineReg.LINE])
+            _publish(w, state, buffer, lengths, i, lines)
         behind = is_behind(channel)
         until = min(until_ns, channel[Channel.ACTION_NS]) if behind else until_ns
-        if worked and w[Reg.RECV_NS] >= until:
+        if worked and lines[LineReg.RECV_NS] >= until:
             return worked
         store_release(w[Reg.HOT], Hot.BUSY, 1)
-        n = receive_next(lines, behind, messages, lengths)
+        n = receive_next(lines, behind, buffer, messages, lengths)
         now_ns = monotonic_ns()
         if n > 0:
-            w[Reg.RECV_NS] = now_ns
+            lines[LineReg.RECV_NS] = now_ns
             worked = int64(1)
             slept = False
             continue
@@ -95,7 +95,7 @@ def loop(w, state, buffer, messages, lengths, until_ns):
         store_release(w[Reg.HOT], Hot.BUSY, 0)
         if slept or now_ns >= until:
             return worked
-        if w[Reg.SPIN_NS] < 0 or now_ns - w[Reg.RECV_NS] < w[Reg.SPIN_NS]:
+        if w[Reg.SPIN_NS] < 0 or now_ns - lines[LineReg.RECV_NS] < w[Reg.SPIN_NS]:
             if w[Reg.YIELD]:
                 sched_yield()
             else:

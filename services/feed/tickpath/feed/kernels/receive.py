@@ -7,6 +7,7 @@ from typing import Final
 
 from tickpath.common.jit import inlined
 from tickpath.common.kernels.net import receive_rows
+from tickpath.common.kernels.taps import capture
 from tickpath.feed.layout import Channel, Line
 
 N_LINES: Final = len(Line)
@@ -24,6 +25,8 @@ class LineReg(IntEnum):
     EMPTY = N_LINES + 5  # lines in a row on which there was nothing
     AT = N_LINES + 6
     END = N_LINES + 7
+    RECV_NS = N_LINES + 8  # when the present batch came
+    CAPTURE = N_LINES + 9  # the tap of ``datagrams``, 0: off
 
 
 N_WORDS: Final = len(LineReg) + N_LINES - 1
@@ -36,11 +39,17 @@ def is_behind(channel):
 
 
 @inlined
-def receive_next(words, behind, messages, lengths):
+def receive_next(words, behind, buffer, messages, lengths):
     """The next batch of whichever line: 1 when there is one, 0 when no line has anything, -1: look at the next line.
 
-    Answers to requests are looked for only while messages are missing: `behind`.
+    Answers to requests are looked for only while messages are missing: `behind`. The batch before is through, so
+    whoever wants to look at it is shown it now.
     """
+    if words[LineReg.CAPTURE] and words[LineReg.END]:
+        line = words[LineReg.LINE]
+        first = line * words[LineReg.BATCH]
+        capture(words[LineReg.CAPTURE], buffer, lengths, first, words[LineReg.END], words[LineReg.RECV_NS], line)
+        words[LineReg.END] = 0
     line = words[LineReg.NEXT]
     words[LineReg.NEXT] = line + 1 if line + 1 < N_LINES else 0
     fd = words[LineReg.FDS + line]

@@ -9,13 +9,12 @@ import numba
 from tickpath.common.jit import kernel
 from tickpath.common.kernels.book import EV_INSTRUMENT, EV_TYPE, apply_message
 from tickpath.common.kernels.itch import be16
-from tickpath.feed.kernels.decode import STATE, follow_halt, learn
+from tickpath.feed.kernels.decode import IS_NOTED, STATE, learn, note
 from tickpath.feed.layout import Channel
 
 _SNAPSHOT_SEQ: Final = int(Channel.SNAPSHOT_SEQ)
 _SEQUENCED, _HEARTBEAT, _DEBUG, _END = (ord(letter) for letter in "SH+Z")
 _END_OF_SNAPSHOT: Final = ord("G")
-_H, _OP_HALT = ord("H"), ord("h")
 
 #: What `load` says instead of a number of bytes.
 MALFORMED: Final = -1
@@ -58,8 +57,8 @@ def load(state, data, size):
             learn(state, data, begin, length - 1)
             result = apply_message(state.book, data, begin, length - 1)
             event = state.book.event
-            if result == 0 and event[EV_TYPE] in (_H, _OP_HALT) and event[EV_INSTRUMENT] >= 0:
-                follow_halt(state, event)
+            if result == 0 and event[EV_INSTRUMENT] >= 0 and IS_NOTED[event[EV_TYPE]]:
+                note(state, data, begin, event[EV_TYPE])
         elif kind not in (_HEARTBEAT, _DEBUG, _END):
             return MALFORMED
     return at

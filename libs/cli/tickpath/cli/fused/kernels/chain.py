@@ -28,6 +28,7 @@ from tickpath.common.kernels.memory import (
     words_at,
 )
 from tickpath.common.kernels.net import MESSAGES
+from tickpath.common.kernels.taps import tap
 from tickpath.common.kernels.waiting import cpu_pause, monotonic_ns, sched_yield, wait_fds
 from tickpath.common.pages import Control, Hot
 from tickpath.common.records import ORDER, REPORT, SIGNAL, TICK
@@ -93,6 +94,7 @@ def _decide(w, risk_ctx, now_ns):
         _digest(w[Reg.RISK_HOT], w[Reg.ORDERS], made, _ORDER_BYTES, _ORDER_MASK)
         w[Reg.ORDER_AT] = 0
         w[Reg.ORDER_END] = made
+        tap(w[Reg.TAP_ORDERS], w[Reg.ORDERS], made)
     return done > 0 or made > 0
 
 
@@ -113,6 +115,7 @@ def _run(w, now_ns):
         _digest(w[Reg.SIGNALS_HOT], w[Reg.SIGNALS], n, _SIGNAL_BYTES, _SIGNAL_MASK)
         w[Reg.SIGNAL_AT] = 0
         w[Reg.SIGNAL_END] = n
+        tap(w[Reg.TAP_SIGNALS], w[Reg.SIGNALS], n)
 
 
 @inlined
@@ -216,20 +219,24 @@ def live(w, risk_ctx, exec_ctx, feed, buffer, messages, lengths, until_ns):
         why = advance(w, risk_ctx, exec_ctx, 0)
         if why != Why.IDLE:
             return why
+        if w[Reg.TICK_END]:  # the chain is through with them
+            tap(w[Reg.TAP_TICKS], w[Reg.TICKS], w[Reg.TICK_END])
+            w[Reg.TICK_AT] = 0
+            w[Reg.TICK_END] = 0
         if lines[LineReg.AT] < lines[LineReg.END]:
             i = lines[LineReg.AT]
             lines[LineReg.AT] = i + 1
-            take_datagram(w, risk_ctx, feed, buffer, lengths, i, lines[LineReg.LINE], w[Reg.RECV_NS], 0)
+            take_datagram(w, risk_ctx, feed, buffer, lengths, i, lines[LineReg.LINE], lines[LineReg.RECV_NS], 0)
             continue
         behind = is_behind(feed.channel)
         until = min(until_ns, feed.channel[Channel.ACTION_NS]) if behind else until_ns
         _busy(w, 1)
-        n = receive_next(lines, behind, messages, lengths)
+        n = receive_next(lines, behind, buffer, messages, lengths)
         if n < 0:
             continue
         now_ns = monotonic_ns()
         if n > 0:
-            w[Reg.RECV_NS] = now_ns
+            lines[LineReg.RECV_NS] = now_ns
             w[Reg.BATCHES] += 1
         # Under load the venue is listened to between batches now and then; else whenever there is nothing to do.
         before = exec_ctx[ExecReg.HEARD_NS]
