@@ -31,7 +31,7 @@ def load_tape(files: Sequence[Path]) -> Tape:
     Formats, plain or compressed (`files.format_of` tells them apart, `docs/data.md` says how each is mapped): ITCH
     5.0; pcap and pcapng captures of it (`tickpath.sim.sources.pcap`); LOBSTER message files, with the orderbook file
     beside them when there is one (`.lobster`); Databento market by order (`.dbn`); trades and quotes as CSV
-    (`.ticks`).
+    (`.ticks`); WebSocket frames of crypto venues (`.crypto`), of which several files of one venue are one recording.
 
     A single ITCH file is never touched: the tape is the file, byte for byte. Of several files, messages of equal
     time keep the order of the files, and two things are rewritten, in place and nothing else: the stock locate,
@@ -44,6 +44,10 @@ def load_tape(files: Sequence[Path]) -> Tape:
     if not files:
         msg = f"no data file was given; {ALLOWED}"
         raise DataFileError(msg)
+    if all(_is_frames(Path(path)) for path in files):
+        from tickpath.sim.sources.crypto import load_recordings  # noqa: PLC0415 - as in _load
+
+        return load_recordings([Path(path) for path in files])
     tapes: list[_File] = [_load(Path(path), number) for number, path in enumerate(files)]
     return tapes[0].tape if len(tapes) == 1 else _merge(tapes)
 
@@ -67,6 +71,10 @@ def _load(path: Path, number: int) -> _File:
         file = _index(path, messages, len(messages), f"recording {path.name}", findings)
         file.tape = replace(file.tape, terms=terms)
         return file
+    if _is_frames(path):
+        from tickpath.sim.sources.crypto import load_recordings  # noqa: PLC0415
+
+        return _encoded(path, load_recordings([path]))
     data = read_data(path)
     match format_of(path, data):
         case Format.ITCH:
@@ -88,6 +96,11 @@ def _load(path: Path, number: int) -> _File:
             from tickpath.sim.sources.ticks import load_ticks  # noqa: PLC0415
 
             return _encoded(path, load_ticks(path, data, kind, number + 1))
+
+
+def _is_frames(path: Path) -> bool:
+    """Whether a file holds frames of a WebSocket, by its name."""
+    return path.name.lower().removesuffix(".zst").removesuffix(".gz").endswith(".tsjson")
 
 
 def _encoded(path: Path, tape: Tape) -> _File:

@@ -42,8 +42,8 @@ class _Event(msgspec.Struct, gc=False):
     a: msgspec.Raw = msgspec.Raw(b"")
     T: int = 0
     t: int = -1
-    p: str = ""
-    q: str = ""
+    p: msgspec.Raw = msgspec.Raw(b"")
+    q: msgspec.Raw = msgspec.Raw(b"")
     m: bool | None = None
     lastUpdateId: int = -1  # noqa: N815 - as on the wire
     symbol: str = ""
@@ -59,6 +59,8 @@ class _Frame(_Event, gc=False):
 
 
 _decode: Final = decoder(_Frame)
+_STREAM: Final = b'{"stream":"'
+_TICKER: Final = b'@bookTicker"'
 
 
 class _State(IntEnum):
@@ -97,6 +99,10 @@ class BinanceSpot(Codec):
         return book if book is not None else self._books.setdefault(symbol, _Book())
 
     def _receive(self, frame: bytes) -> None:
+        ticker = frame.find(_TICKER, 0, 80)
+        if ticker > 0 and frame.startswith(_STREAM):  # most frames, where it is subscribed; nothing in it is needed
+            self.counts[frame[len(_STREAM) : ticker].decode() + "@bookTicker"] += 1
+            return
         outer = _decode(frame)
         event: _Event = outer.data if outer.data is not None else outer
         kind = event.e
@@ -236,14 +242,14 @@ class BinanceSpot(Codec):
         last = book.last_u
         if event.u <= last:
             self.faults["before_snapshot"] += 1
-        elif event.U <= last + 1:
+        elif last + 1 >= event.U:
             book.state = _State.LIVE
             self._apply(event, number, book)
         else:
             self._gap(event, number)
 
     def _follows(self, event: _Event, last_u: int) -> bool:
-        return event.U <= last_u + 1 and event.u > last_u
+        return last_u + 1 >= event.U and event.u > last_u
 
     def _is_old(self, last_update_id: int, first: _Event) -> bool:
         """Whether a snapshot ends before the first difference that was kept begins."""
@@ -277,7 +283,7 @@ class BinanceSpot(Codec):
             return names[0]
         for name in names:
             kept = self._book(name).kept
-            if kept and kept[0].U <= last_update_id + 1 and abs(kept[0].U - last_update_id) < 1 << 24:
+            if kept and last_update_id + 1 >= kept[0].U and abs(kept[0].U - last_update_id) < 1 << 24:
                 return name
         self.faults["unknown"] += 1
         return ""
@@ -300,7 +306,7 @@ class BinanceFutures(BinanceSpot):
         last = book.last_u
         if event.u < last:
             self.faults["before_snapshot"] += 1
-        elif event.U <= last or event.pu == last:
+        elif last >= event.U or event.pu == last:
             book.state = _State.LIVE
             self._apply(event, number, book)
         else:

@@ -1,7 +1,7 @@
 """Bybit V5, public linear: order book of 200 levels, trades.
 
-The ``u`` of a difference is the one before + 1; after a jump the book is thrown away and subscribed to again. A snapshot
-may come at any time (with ``u`` 1 after a restart of the exchange) and replaces the book.
+The ``u`` of a difference is the one before + 1; after a jump the book is thrown away and subscribed to again. A
+snapshot may come at any time (with ``u`` 1 after a restart of the exchange) and replaces the book.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class _Book(msgspec.Struct, gc=False):
 class _Trade(msgspec.Struct, gc=False):
     s: str
     S: str
-    v: str
-    p: str
+    v: msgspec.Raw
+    p: msgspec.Raw
     T: int = 0
     i: str = ""
 
@@ -60,12 +60,15 @@ class Bybit(Codec):
     def _receive(self, frame: bytes) -> None:
         message = _decode(frame)
         if not message.topic:
-            self.counts["answers"] += bool(message.op)
-            self.faults["unknown"] += not message.op
-            self.faults["refused"] += message.success is False
+            if message.op:
+                self.counts["answers"] += 1
+            else:
+                self.faults["unknown"] += 1
+            if message.success is False:
+                self.faults["refused"] += 1
             return
         kind = message.topic.partition(".")[0]
-        self.counts[f"{message.topic}:{message.type}" if len(message.topic) < 64 else "long"] += 1  # noqa: PLR2004
+        self.counts[f"{message.topic}:{message.type}" if len(message.topic) < 64 else "long"] += 1
         if kind == "orderbook":
             self._book(_decode_book(message.data), message.type == "snapshot")
         elif kind == "publicTrade":

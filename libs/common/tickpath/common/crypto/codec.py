@@ -122,11 +122,6 @@ class Codec:
             self.wishes.append(wish)
 
 
-def text_of(value: msgspec.Raw) -> str:
-    """A JSON string or number as its text. Raises msgspec.DecodeError, UnicodeDecodeError."""
-    return bytes(value).decode("ascii").strip().strip('"')
-
-
 def decoder(kind: Any) -> Any:
     """A decoder that is made once: bytes to `kind`."""
     return msgspec.json.Decoder(kind).decode

@@ -36,8 +36,8 @@ class _Levels(msgspec.Struct, gc=False):
 
 class _Trade(msgspec.Struct, gc=False):
     product_id: str
-    price: str
-    size: str
+    price: msgspec.Raw
+    size: msgspec.Raw
     side: str
     trade_id: str = ""
     time: str = ""

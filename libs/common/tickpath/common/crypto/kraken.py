@@ -12,7 +12,7 @@ from typing import ClassVar, Final
 
 import msgspec
 
-from tickpath.common.crypto.codec import Ask, Codec, decoder, text_of
+from tickpath.common.crypto.codec import Ask, Codec, decoder
 from tickpath.common.crypto.market import ASK, BID, Market
 
 DEPTH: Final = 1000
@@ -62,7 +62,7 @@ _decode_trades2: Final = decoder(list[_Trade2])
 _decode_parts: Final = decoder(list[msgspec.Raw])
 _decode_book1: Final = decoder(_Book1)
 _decode_text: Final = decoder(str)
-_decode_trades1: Final = decoder(list[tuple[str, str, str, str, str, str]])
+_decode_trades1: Final = decoder(list[tuple[msgspec.Raw, msgspec.Raw, str, str, str, str]])
 
 
 class Kraken(Codec):
@@ -96,8 +96,8 @@ class Kraken(Codec):
             for trade in _decode_trades2(message.data):
                 self._trade(
                     trade.symbol,
-                    text_of(trade.price),
-                    text_of(trade.qty),
+                    trade.price,
+                    trade.qty,
                     trade.side,
                     trade.trade_id,
                     trade.timestamp,
@@ -106,10 +106,12 @@ class Kraken(Codec):
             self.counts[message.channel] += 1
         elif message.method:
             self.counts["answers"] += 1
-            self.faults["refused"] += message.success is False
+            if message.success is False:
+                self.faults["refused"] += 1
         elif message.event:
             self.counts[message.event] += 1
-            self.faults["refused"] += message.event == "error" or message.status == "error"
+            if "error" in (message.event, message.status):
+                self.faults["refused"] += 1
         else:
             self.faults["unknown"] += 1
 
@@ -138,7 +140,9 @@ class Kraken(Codec):
         elif name not in self.quiet:
             self.faults["unknown"] += 1
 
-    def _trade(self, symbol: str, price: str, qty: str, taker: str, trade_id: int | str, at: str) -> None:
+    def _trade(
+        self, symbol: str, price: msgspec.Raw, qty: msgspec.Raw, taker: str, trade_id: int | str, at: str
+    ) -> None:
         number = self._number(symbol)
         if number < 0:
             return
@@ -195,14 +199,9 @@ class Kraken(Codec):
 
     def subscriptions(self) -> list[bytes]:
         """Books and trades of all symbols."""
-        return self._method("subscribe", list(self.market.names)) + [
-            msgspec.json.encode(
-                {
-                    "method": "subscribe",
-                    "params": {"channel": "trade", "symbol": list(self.market.names), "snapshot": False},
-                }
-            )
-        ]
+        names = list(self.market.names)
+        trades = {"method": "subscribe", "params": {"channel": "trade", "symbol": names, "snapshot": False}}
+        return [*self._method("subscribe", names), msgspec.json.encode(trades)]
 
     def again(self, symbol: str) -> list[bytes]:
         """The book of one symbol."""

@@ -7,7 +7,7 @@ the venue; see `tickpath.common.crypto.kernels.l2` for what comes of it. `take` 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any, Final, NamedTuple
@@ -18,6 +18,7 @@ import numpy.typing as npt
 from tickpath.common.crypto.kernels import l2
 from tickpath.common.jit import direct
 from tickpath.common.protocols.itch50 import frame, stock_directory, trading_action
+from tickpath.common.records import MAX_PRICE_TICKS, MAX_QTY_LOTS
 
 Bytes = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int64]
@@ -29,7 +30,9 @@ WINDOW: Final = 1000
 #: Levels of a side beyond which the worst book of a venue is taken for an attack, not for a market.
 MAX_LEVELS: Final = 1 << 18
 
-_NS_PER_DAY: Final = 86_400_000_000_000
+#: Decimals of money in the instrument table.
+MONEY_DECIMALS: Final = 8
+
 _REFS_PER_SYMBOL: Final = 1 << 44
 
 _update, _trade, _clear, _checksum_text = map(direct, (l2.update, l2.trade, l2.clear, l2.checksum_text))
@@ -53,14 +56,18 @@ class Level(NamedTuple):
 class _Symbol:
     """The arrays of one symbol."""
 
-    __slots__ = ("alpha", "levels", "name", "short", "state")
+    __slots__ = ("alpha", "name", "pool", "prices", "short", "slots", "state", "units")
 
     def __init__(self, name: str, short: str, locate: int) -> None:
         self.name = name
         self.short = short
         self.alpha: Bytes = np.frombuffer(short.encode("ascii").ljust(8), np.uint8).copy()
-        self.levels: npt.NDArray[np.int64] = np.zeros((2, 256, l2.LEVEL_COLUMNS), np.int64)
+        self.prices = np.zeros((2, 256), np.int64)
+        self.slots = np.zeros((2, 256), np.int32)
+        self.pool = np.zeros((512, l2.POOL_COLUMNS), np.int64)
         self.state: Ints = np.zeros(l2.STATE_SIZE, np.int64)
+        self.units: tuple[Decimal, Decimal] | None = None  # tick size and lot size, once it is told
+        self.state[l2.FREE] = -1
         self.state[l2.LOCATE] = locate
         self.state[l2.NEXT_REF] = 1 + locate * _REFS_PER_SYMBOL
         self.state[[l2.TICK_MUL, l2.TICK_DIV, l2.LOT_MUL, l2.LOT_DIV]] = 1
@@ -69,12 +76,14 @@ class _Symbol:
 class Market:
     """Symbols by number, 0 to n - 1, in the order in which they were added; their ITCH locate is number + 1."""
 
-    def __init__(self) -> None:
+    def __init__(self, begin: Callable[[Market, int], None] | None = None) -> None:
+        """`begin` is called with every symbol that is added."""
+        self._begin = begin
         self._symbols: list[_Symbol] = []
         self.numbers: dict[str, int] = {}
         self._time_ns = 0
         self._text: Bytes = np.zeros(1 << 16, np.uint8)
-        self._view = memoryview(self._text)
+        self._view = memoryview(self._text.data)
         self._rows = np.zeros((1 << 10, l2.ROW_COLUMNS), np.int64)
         self._out: Bytes = np.zeros(1 << 16, np.uint8)
         self._offsets: Ints = np.zeros(1 << 11, np.int64)
@@ -91,6 +100,8 @@ class Market:
         number = self.numbers[name] = len(self._symbols)
         self._symbols.append(_Symbol(name, short or short_names([name], known)[name], number + 1))
         self._check_types(number)
+        if self._begin is not None:
+            self._begin(self, number)
         return number
 
     @property
@@ -104,16 +115,34 @@ class Market:
         return tuple(symbol.short for symbol in self._symbols)
 
     def tell(self, number: int, tick_size: Decimal, lot_size: Decimal, window: int = WINDOW) -> None:
-        """From now on tell the best `window` levels of a symbol as ITCH, in these units; the directory comes first."""
+        """From now on tell the best `window` levels of a symbol as ITCH, in these units; a directory comes first."""
         symbol = self._symbols[number]
         self._set_units(symbol, tick_size, lot_size)
         stamp = self._time_ns
         self._append(frame(stock_directory(number + 1, stamp, symbol.short, round_lot_size=1)))
         self._append(frame(trading_action(number + 1, stamp, symbol.short, "T")))
         symbol.state[l2.WINDOW] = window
-        self._units = {**self._units, number: (tick_size, lot_size)}
+        symbol.units = (tick_size, lot_size)
 
-    _units: dict[int, tuple[Decimal, Decimal]] = {}  # noqa: RUF012 - replaced, never changed
+    def rehearse(self, number: int, window: int = WINDOW) -> None:
+        """As `tell`, before the units are known: what is told is worth nothing, but `largest` and `scales` are."""
+        self._symbols[number].state[l2.WINDOW] = window
+
+    def units(self, number: int, reserve: int = 1) -> tuple[Decimal, Decimal]:
+        """Tick size and lot size, powers of ten: the least that hold all values so far exactly, where that can be.
+
+        Larger where `largest` would not fit ITCH otherwise (4 times the price, `reserve` times the quantity),
+        and where a tick of a lot would be worth less than 0.00000001 of the currency.
+        """
+        price, qty = self.largest(number)
+        price_scale, qty_scale = self.scales(number)
+        tick = Decimal(1).scaleb(-min(price_scale, MONEY_DECIMALS))
+        while 4 * price / tick > MAX_PRICE_TICKS:
+            tick *= 10
+        lot = Decimal(1).scaleb(-qty_scale)
+        while reserve * qty / lot > MAX_QTY_LOTS or tick * lot < Decimal(1).scaleb(-MONEY_DECIMALS):
+            lot *= 10
+        return tick, lot
 
     def limit(self, number: int, levels: int) -> None:
         """Keep only so many best levels of each side after each change."""
@@ -142,14 +171,14 @@ class Market:
         end = middle + len(asks)
         if end > len(self._text):
             self._text = np.zeros(2 * end, np.uint8)
-            self._view = memoryview(self._text)
+            self._view = memoryview(self._text.data)
         self._view[:middle] = bids
         self._view[middle:end] = asks
         symbol.state[l2.TIME_NS] = self._time_ns
         for _ in range(64):
             n: int = _update(
-                symbol.levels, symbol.state, self._text, middle, end, self._rows, symbol.alpha, self._out,
-                self._offsets, self._made, snapshot,
+                symbol.prices, symbol.slots, symbol.pool, symbol.state, self._text, middle, end, self._rows,
+                symbol.alpha, self._out, self._offsets, self._made, snapshot,
             )  # fmt: skip
             if n >= 0:
                 return n
@@ -158,35 +187,38 @@ class Market:
         return -1
 
     def trade(
-        self, number: int, price: str, qty: str, side: int, trade_id: str | int = "", at: str | int = ""
+        self, number: int, price: Any, qty: Any, side: int, trade_id: str | int = "", at: str | int = ""
     ) -> bool:
-        """A trade against a resting order of `side`, price and quantity as text; False when they are malformed.
+        """A trade against a resting order of `side`, price and quantity as JSON in bytes; False: they are malformed.
 
         `trade_id` and `at` (its time) are as the venue writes them, for who overrides this.
         """
         del trade_id, at
         symbol = self._symbols[number]
-        numbers = [_integer(price), _integer(qty)]
-        values: list[int] = []
-        for parsed, field in zip(numbers, (l2.PRICE_SCALE, l2.QTY_SCALE), strict=True):
-            if parsed is None or parsed[0] <= 0:
-                return False
-            value, decimals = parsed
-            more = decimals - int(symbol.state[field])
-            if more > 0:
-                self._rescale(symbol, more if field == l2.PRICE_SCALE else 0, more if field == l2.QTY_SCALE else 0)
-                more = 0
-            values.append(min(value * 10**-more, 10**18 - 1))
+        middle = len(price)
+        end = middle + len(qty)
+        if end > len(self._text):
+            return False
+        self._view[:middle] = price
+        self._view[middle:end] = qty
         symbol.state[l2.TIME_NS] = self._time_ns
-        while code := _trade(symbol.state, side, *values, symbol.alpha, self._out, self._offsets, self._made):
-            self._give(symbol, code)
-        return True
+        for _ in range(8):
+            code = _trade(
+                symbol.state, side, self._text, middle, end, symbol.alpha, self._out, self._offsets, self._made
+            )
+            if code == 0:
+                return True
+            if not self._give(symbol, code):
+                break
+        return False
 
     def clear(self, number: int) -> None:
         """Forget the book of a symbol; what was told of it is deleted."""
         symbol = self._symbols[number]
         symbol.state[l2.TIME_NS] = self._time_ns
-        while code := _clear(symbol.levels, symbol.state, self._out, self._offsets, self._made):
+        while code := _clear(
+            symbol.prices, symbol.slots, symbol.pool, symbol.state, self._out, self._offsets, self._made
+        ):
             self._give(symbol, code)
 
     # What is known.
@@ -194,7 +226,7 @@ class Market:
     def checksum(self, number: int) -> int:
         """CRC-32 over the ten best levels of each side, in the manner of Kraken."""
         symbol = self._symbols[number]
-        n = _checksum_text(symbol.levels, symbol.state, self._text)
+        n = _checksum_text(symbol.prices, symbol.slots, symbol.pool, symbol.state, self._text)
         return zlib.crc32(self._view[:n])
 
     def side(self, number: int, side: int, most: int | None = None) -> list[Level]:
@@ -202,10 +234,11 @@ class Market:
         symbol = self._symbols[number]
         n = int(symbol.state[l2.DEPTH + side])
         price_scale, qty_scale = self.scales(number)
-        best_first = symbol.levels[side, :n][::-1][:most]
+        prices = symbol.prices[side, :n][::-1][:most].tolist()
+        qtys = symbol.pool[symbol.slots[side, :n][::-1][:most], l2.QTY].tolist()
         return [
-            Level(Decimal(int(level[l2.PRICE])).scaleb(-price_scale), Decimal(int(level[l2.QTY])).scaleb(-qty_scale))
-            for level in best_first
+            Level(Decimal(price).scaleb(-price_scale), Decimal(qty).scaleb(-qty_scale))
+            for price, qty in zip(prices, qtys, strict=True)
         ]
 
     def best(self, number: int) -> tuple[Level | None, Level | None]:
@@ -224,7 +257,7 @@ class Market:
         return int(state[l2.PRICE_SCALE]), int(state[l2.QTY_SCALE])
 
     def largest(self, number: int) -> tuple[Decimal, Decimal]:
-        """Largest price that was a best one or traded, and largest quantity, so far."""
+        """Largest price that was a best one or traded, and largest quantity told or traded, so far."""
         state = self._symbols[number].state
         price_scale, qty_scale = self.scales(number)
         return Decimal(int(state[l2.MAX_PRICE])).scaleb(-price_scale), Decimal(int(state[l2.MAX_QTY])).scaleb(
@@ -269,11 +302,12 @@ class Market:
         """See `direct`: the kernels themselves once, with the arrays of the symbol."""
         symbol = self._symbols[number]
         l2.update(
-            symbol.levels, symbol.state, self._text, 0, 0, self._rows, symbol.alpha, self._out, self._offsets,
-            self._made, 0,
+            symbol.prices, symbol.slots, symbol.pool, symbol.state, self._text, 0, 0, self._rows, symbol.alpha,
+            self._out, self._offsets, self._made, 0,
         )  # fmt: skip
-        l2.clear(symbol.levels, symbol.state, self._out, self._offsets, self._made)
-        l2.checksum_text(symbol.levels, symbol.state, self._text)
+        l2.trade(symbol.state, BID, self._text, 0, 0, symbol.alpha, self._out, self._offsets, self._made)
+        l2.clear(symbol.prices, symbol.slots, symbol.pool, symbol.state, self._out, self._offsets, self._made)
+        l2.checksum_text(symbol.prices, symbol.slots, symbol.pool, symbol.state, self._text)
 
     def _give(self, symbol: _Symbol, code: int) -> bool:
         """What a kernel asked for; False when it is not to be had."""
@@ -288,9 +322,14 @@ class Market:
             if needed > MAX_LEVELS:
                 return False
             size = 1 << needed.bit_length()
-            levels = np.zeros((2, size, l2.LEVEL_COLUMNS), np.int64)
-            levels[:, : symbol.levels.shape[1]] = symbol.levels
-            symbol.levels = levels
+            for name in ("prices", "slots"):
+                smaller = getattr(symbol, name)
+                larger = np.zeros((2, size), smaller.dtype)
+                larger[:, : smaller.shape[1]] = smaller
+                setattr(symbol, name, larger)
+            pool = np.zeros((2 * size, l2.POOL_COLUMNS), np.int64)
+            pool[: len(symbol.pool)] = symbol.pool
+            symbol.pool = pool
         elif code == l2.MORE_ROOM:
             self._reserve(needed)
         else:
@@ -313,10 +352,9 @@ class Market:
         self._offsets[n + 1] = at + len(message)
 
     def _rescale(self, symbol: _Symbol, price_decimals: int, qty_decimals: int) -> None:
-        l2.rescale(symbol.levels, symbol.state, price_decimals, qty_decimals)
-        units = self._units.get(self.numbers[symbol.name])
-        if units is not None:
-            self._set_units(symbol, *units)
+        l2.rescale(symbol.prices, symbol.slots, symbol.pool, symbol.state, price_decimals, qty_decimals)
+        if symbol.units is not None:
+            self._set_units(symbol, *symbol.units)
 
     def _set_units(self, symbol: _Symbol, tick_size: Decimal, lot_size: Decimal) -> None:
         for size, scale, field in (
@@ -325,35 +363,6 @@ class Market:
         ):
             ratio = Fraction(1, 10 ** int(symbol.state[scale])) / Fraction(size)
             symbol.state[field], symbol.state[field + 1] = ratio.numerator, ratio.denominator
-
-
-def _integer(text: str) -> tuple[int, int] | None:
-    """A decimal as (digits as an integer, decimals without zeros at the end); None when it is none."""
-    whole, _, decimals = text.partition(".")
-    decimals = decimals.rstrip("0")
-    digits = whole + decimals
-    if not (whole and digits.isascii() and digits.isdigit()):
-        return _integer_e(text)
-    if len(decimals) > l2.MAX_SCALE:
-        digits = digits[: len(whole) + l2.MAX_SCALE]
-    return int(digits), min(len(decimals), l2.MAX_SCALE)
-
-
-def _integer_e(text: str) -> tuple[int, int] | None:
-    """The same for a number with an exponent, as JSON allows it."""
-    mantissa, letter, exponent = text.lower().partition("e")
-    power = exponent.lstrip("+-")
-    if not (letter and mantissa and power.isascii() and power.isdigit() and len(power) <= 2) or "e" in power:
-        return None
-    parsed = _integer(mantissa)
-    if parsed is None:
-        return None
-    value, decimals = parsed
-    decimals += int(power) if exponent.startswith("-") else -int(power)
-    if decimals < 0:
-        return value * 10**-decimals, 0
-    cut = max(0, decimals - l2.MAX_SCALE)
-    return value // 10**cut, decimals - cut
 
 
 # --- names ---------------------------------------------------------------------------------------------------------

@@ -1,13 +1,15 @@
-"""Books of price levels as crypto venues send them: exact integers out of JSON text, and ITCH messages out of changes.
+"""Books of price levels as crypto venues send them: exact integers out of JSON text, ITCH messages out of changes.
 
-A symbol's book is two arrays. ``levels`` int64[2, capacity, 4] holds the bids (0) and the asks (1), **best price at
-the end**; its columns are below. ``state`` int64[STATE_SIZE] holds the rest. Prices and quantities are integers
-at the symbol's scales: value x 10**-scale. Text that needs more decimals than the scale has is refused with a code,
-so that the caller can `rescale` and try again: nothing is ever rounded here.
+A symbol's book is four arrays. ``prices`` int64[2, capacity] holds the bids (0) and the asks (1), **best price at
+the end**, and ``slots`` int32[2, capacity] where in ``pool`` int64[2 * capacity, 3] the rest of each level is: so
+little has to move when a level comes or goes, which on real markets happens some hundred levels from the best.
+``state`` int64[STATE_SIZE] holds everything else. Prices and quantities are integers at the symbol's scales:
+value x 10**-scale. Text that needs more decimals than the scale has is refused with a code, so that the caller can
+`rescale` and try again: nothing is ever rounded on the way into the book.
 
-Towards ITCH each level is one synthetic order of the window, the best ``state[WINDOW]`` levels of a side (0: nothing is
-written). A level that enters the window is an Add Order with a new reference, one that leaves it or goes a Delete; a
-smaller quantity is a Cancel, a larger one a Replace. Within one batch all that goes is written before anything that
+Towards ITCH each level is one synthetic order of the window, the best ``state[WINDOW]`` levels of a side (0: nothing
+is written). A level that enters the window is an Add Order with a new reference, one that leaves it or goes a Delete;
+a smaller quantity is a Cancel, a larger one a Replace. Within one batch all that goes is written before anything that
 comes, so that a book that is not crossed after the batch is not crossed between its messages either.
 
 Messages go to ``out`` uint8 behind their u16 length, message i begins at ``offsets[i]``; ``made`` int64[2] counts
@@ -28,15 +30,17 @@ def kernel(signature):
 
 
 def inlined(function):
-    """`jit.inlined` without reference counts."""
-    return numba.njit(nogil=True, _nrt=False)(function)
+    """`jit.inlined` without reference counts, and always inlined: a call would push every array."""
+    return numba.njit(nogil=True, _nrt=False, forceinline=True)(function)
 
 
 BID, ASK = 0, 1
 
-# Columns of levels. REF: order reference of the level in the window; 0: it is not shown; HIDDEN: it cannot be.
-PRICE, QTY, REF, SHOWN_LOTS = range(4)
-LEVEL_COLUMNS = 4
+# Columns of the pool. REF: order reference of the level in the window; 0: it is not shown; HIDDEN: it cannot be.
+# NEXT: of a free slot, the one that was freed before it; -1 none.
+QTY, REF, SHOWN_LOTS = range(3)
+NEXT = QTY
+POOL_COLUMNS = 3
 HIDDEN = -1
 
 # Columns of rows: one level that a message sets.
@@ -57,7 +61,7 @@ PRICE_TEXT, QTY_TEXT = 12, 13  # most decimals seen in the text of a level, zero
 TICK_MUL, TICK_DIV = 14, 15  # price x MUL / DIV is in ticks
 LOT_MUL, LOT_DIV = 16, 17  # quantity x MUL / DIV is in lots
 NEEDED = 18  # what a refused call asks for: decimals, rows, levels or bytes
-MAX_PRICE, MAX_QTY = 19, 20  # largest best or traded price, largest quantity, so far
+MAX_PRICE, MAX_QTY = 19, 20  # largest best or traded price, largest shown or traded quantity, so far
 # Counters.
 LEVELS_SET = 21  # levels that messages set or removed
 CROSSED = 22  # batches that left the best bid at or above the best ask
@@ -67,11 +71,14 @@ PRICES_ROUNDED = (
 )
 QTYS_ROUNDED = 25  # ... whose quantity was no whole number of lots: to the nearest, at least one
 QTYS_CUT = 26  # ... whose quantity is more lots than ITCH can carry: the most it can
-DIGITS_CUT = 27  # numbers of more than 18 digits, or more than MAX_SCALE decimals
-STATE_SIZE = 28
+DIGITS_CUT = 27  # numbers of more than 18 digits (the largest then) or more than MAX_SCALE decimals (without them)
+FREE = 28  # the slot freed last, -1 none
+USED = 29  # slots that have been used so far
+STATE_SIZE = 30
 
 MAX_SCALE = 12
 _LARGEST = 10**18 - 1
+_FULL = 10**17  # a number below has room for one more digit
 
 # What calls return in place of a number of rows.
 MALFORMED, MORE_PRICE_DECIMALS, MORE_QTY_DECIMALS, MORE_ROWS, MORE_LEVELS, MORE_ROOM = -1, -2, -3, -4, -5, -6
@@ -79,8 +86,14 @@ MALFORMED, MORE_PRICE_DECIMALS, MORE_QTY_DECIMALS, MORE_ROWS, MORE_LEVELS, MORE_
 #: Bytes of the longest message made here, with its length: P.
 MESSAGE_BYTES = 46
 
+_memmove = numba.types.ExternalFunction(
+    "memmove", numba.types.intp(numba.types.intp, numba.types.intp, numba.types.intp)
+)
+
 _INTS = numba.int64[::1]
-_LEVELS = numba.int64[:, :, ::1]
+_PRICES = numba.int64[:, ::1]
+_SLOTS = numba.int32[:, ::1]
+_POOL = numba.int64[:, ::1]
 _ROWS = numba.int64[:, ::1]
 _BYTES = numba.uint8[::1]
 _I64 = numba.int64
@@ -101,14 +114,6 @@ def _blank(text, at, end):
 
 
 @inlined
-def _power(n):
-    value = 1
-    for _ in range(n):
-        value *= 10
-    return value
-
-
-@inlined
 def _decimal(text, at, end, state, scale_field):
     """A decimal, in quotes or not, at a scale of the symbol: (position after it, value, decimals of the text).
 
@@ -117,35 +122,28 @@ def _decimal(text, at, end, state, scale_field):
     quoted = at < end and text[at] == _QUOTE
     at += quoted
     value = 0
-    decimals = 0  # of the value, without zeros at the end
-    zeros = 0
-    written = 0
+    decimals = 0
     digits = 0
+    cut = False
     while at < end and 0 <= text[at] - _ZERO <= 9:
-        digit = numba.int64(text[at]) - _ZERO
-        if value > _LARGEST // 10 - 1:
-            value = _LARGEST
-            state[DIGITS_CUT] += 1
+        if value < _FULL:
+            value = value * 10 + numba.int64(text[at]) - _ZERO
         else:
-            value = value * 10 + digit
+            value, cut = _LARGEST, True
         digits += 1
         at += 1
     if digits == 0:
         return MALFORMED, 0, 0
+    written = 0
     if at < end and text[at] == _DOT:
         at += 1
         while at < end and 0 <= text[at] - _ZERO <= 9:
-            digit = numba.int64(text[at]) - _ZERO
-            written += 1
-            if digit == 0:
-                zeros += 1
-            elif decimals + zeros + 1 > MAX_SCALE or value > _LARGEST // _power(zeros + 1) - 1:
-                state[DIGITS_CUT] += 1
-                zeros = MAX_SCALE
+            if value < _FULL:
+                value = value * 10 + numba.int64(text[at]) - _ZERO
+                decimals += 1
             else:
-                value = value * _power(zeros + 1) + digit
-                decimals += zeros + 1
-                zeros = 0
+                cut = cut or text[at] != _ZERO
+            written += 1
             at += 1
         if written == 0:
             return MALFORMED, 0, 0
@@ -166,25 +164,29 @@ def _decimal(text, at, end, state, scale_field):
             value *= 10
             decimals += 1
         if decimals < 0:
-            value, decimals = _LARGEST, 0
-            state[DIGITS_CUT] += 1
-        while decimals > MAX_SCALE:
-            value //= 10
-            decimals -= 1
+            value, decimals, cut = _LARGEST, 0, True
     if quoted:
         if at >= end or text[at] != _QUOTE:
             return MALFORMED, 0, 0
         at += 1
-    if value == 0:
-        decimals = 0
     missing = state[scale_field] - decimals
-    if missing < 0:
-        state[NEEDED] = decimals
-        return (MORE_PRICE_DECIMALS if scale_field == PRICE_SCALE else MORE_QTY_DECIMALS), 0, 0
-    if value > _LARGEST // _power(missing):
-        state[DIGITS_CUT] += 1
-        return at, _LARGEST, written
-    return at, value * _power(missing), written
+    while missing < 0:
+        shorter = value // 10
+        if shorter * 10 != value:
+            if decimals <= MAX_SCALE:
+                state[NEEDED] = decimals
+                return (MORE_PRICE_DECIMALS if scale_field == PRICE_SCALE else MORE_QTY_DECIMALS), 0, 0
+            cut = True
+        value = shorter
+        decimals -= 1
+        missing += 1
+    while missing > 0 and not cut:
+        if value >= _FULL:
+            value, cut = _LARGEST, True
+        value *= 10 if not cut else 1
+        missing -= 1
+    state[DIGITS_CUT] += cut
+    return at, value, written
 
 
 @inlined
@@ -234,16 +236,14 @@ def _parse(text, at, end, side, state, rows, n):
             at, price, written = _decimal(text, _blank(text, at + 1, end), end, state, PRICE_SCALE)
             if at < 0:
                 return at
-            if written > state[PRICE_TEXT]:
-                state[PRICE_TEXT] = written
+            state[PRICE_TEXT] = max(state[PRICE_TEXT], written)
             at = _blank(text, at, end)
             if at >= end or text[at] != _COMMA:
                 return MALFORMED
             at, qty, written = _decimal(text, _blank(text, at + 1, end), end, state, QTY_SCALE)
             if at < 0:
                 return at
-            if written > state[QTY_TEXT]:
-                state[QTY_TEXT] = written
+            state[QTY_TEXT] = max(state[QTY_TEXT], written)
             at = _blank(text, at, end)
             while at < end and text[at] == _COMMA:
                 at = _skip(text, _blank(text, at + 1, end), end)
@@ -266,18 +266,16 @@ def _parse(text, at, end, side, state, rows, n):
                 if at >= end or text[at] != _COLON:
                     return MALFORMED
                 at = _blank(text, at + 1, end)
-                if letter == 112 and (size == 5 or size == 11):  # price, price_level
+                if letter == 112 and (size == 5 or size == 11):  # noqa: PLR1714 - price, price_level
                     at, price, written = _decimal(text, at, end, state, PRICE_SCALE)
                     if at < 0:
                         return at
-                    if written > state[PRICE_TEXT]:
-                        state[PRICE_TEXT] = written
+                    state[PRICE_TEXT] = max(state[PRICE_TEXT], written)
                 elif (letter == 113 and size == 3) or (letter == 110 and size == 12):  # qty, new_quantity
                     at, qty, written = _decimal(text, at, end, state, QTY_SCALE)
                     if at < 0:
                         return at
-                    if written > state[QTY_TEXT]:
-                        state[QTY_TEXT] = written
+                    state[QTY_TEXT] = max(state[QTY_TEXT], written)
                 else:
                     value = at
                     at = _skip(text, at, end)
@@ -371,19 +369,20 @@ def _put_symbol(out, at, symbol):
 
 
 @inlined
-def _show(levels, state, side, i, symbol, out, offsets, made):
+def _show(prices, slots, pool, state, side, i, symbol, out, offsets, made):
     """A level enters the window: A."""
     state[SHOWN + side] += 1
-    ticks = _ticks(state, levels[side, i, PRICE], 2 if side == ASK else 0)
+    state[MAX_QTY] = max(state[MAX_QTY], pool[slots[side, i], QTY])
+    ticks = _ticks(state, prices[side, i], 2 if side == ASK else 0)
     if ticks <= 0:
-        levels[side, i, REF] = HIDDEN
+        pool[slots[side, i], REF] = HIDDEN
         state[PRICES_HIDDEN] += 1
         return
-    lots = _lots(state, levels[side, i, QTY])
+    lots = _lots(state, pool[slots[side, i], QTY])
     ref = state[NEXT_REF]
     state[NEXT_REF] = ref + 1
-    levels[side, i, REF] = ref
-    levels[side, i, SHOWN_LOTS] = lots
+    pool[slots[side, i], REF] = ref
+    pool[slots[side, i], SHOWN_LOTS] = lots
     at = _head(out, offsets, made, state, 65, 36)
     at = _put(out, at, 8, ref)
     at = _put(out, at, 1, 66 if side == BID else 83)
@@ -393,116 +392,135 @@ def _show(levels, state, side, i, symbol, out, offsets, made):
 
 
 @inlined
-def _hide(levels, state, side, i, out, offsets, made):
+def _hide(prices, slots, pool, state, side, i, out, offsets, made):
     """A level leaves the window: D."""
-    ref = levels[side, i, REF]
+    ref = pool[slots[side, i], REF]
     if ref == 0:
         return
     state[SHOWN + side] -= 1
-    levels[side, i, REF] = 0
+    pool[slots[side, i], REF] = 0
     if ref > 0:
         _put(out, _head(out, offsets, made, state, 68, 19), 8, ref)
 
 
 @inlined
-def _resize(levels, state, side, i, out, offsets, made):
+def _resize(prices, slots, pool, state, side, i, out, offsets, made):
     """The quantity of a shown level has changed: X or U."""
-    lots = _lots(state, levels[side, i, QTY])
-    shown = levels[side, i, SHOWN_LOTS]
-    ref = levels[side, i, REF]
-    levels[side, i, SHOWN_LOTS] = lots
+    state[MAX_QTY] = max(state[MAX_QTY], pool[slots[side, i], QTY])
+    lots = _lots(state, pool[slots[side, i], QTY])
+    shown = pool[slots[side, i], SHOWN_LOTS]
+    ref = pool[slots[side, i], REF]
+    pool[slots[side, i], SHOWN_LOTS] = lots
     if lots < shown:
         at = _put(out, _head(out, offsets, made, state, 88, 23), 8, ref)
         _put(out, at, 4, shown - lots)
     elif lots > shown:
         new = state[NEXT_REF]
         state[NEXT_REF] = new + 1
-        levels[side, i, REF] = new
+        pool[slots[side, i], REF] = new
         at = _put(out, _head(out, offsets, made, state, 85, 35), 8, ref)
         at = _put(out, at, 8, new)
         at = _put(out, at, 4, lots)
-        _put(out, at, 4, _ticks(state, levels[side, i, PRICE], 2 if side == ASK else 0))
+        _put(out, at, 4, _ticks(state, prices[side, i], 2 if side == ASK else 0))
 
 
 # --- levels --------------------------------------------------------------------------------------------------------
 
 
 @inlined
-def _find(levels, state, side, price):
+def _find(prices, state, side, price):
     """Index of a price; if it is not there, -1 - (where it belongs)."""
     high = state[DEPTH + side]
     sign = 1 - 2 * side
     low = 0
     step = 8
-    while (
-        high - step >= 0 and (levels[side, high - step, PRICE] - price) * sign > 0
-    ):  # most changes are near the best
+    while high - step >= 0 and (prices[side, high - step] - price) * sign > 0:  # most changes are near the best
         high -= step
         step *= 4
     if high - step > 0:
         low = high - step
     while low < high:
         middle = (low + high) >> 1
-        if (levels[side, middle, PRICE] - price) * sign < 0:
+        if (prices[side, middle] - price) * sign < 0:
             low = middle + 1
         else:
             high = middle
-    if low < state[DEPTH + side] and levels[side, low, PRICE] == price:
+    if low < state[DEPTH + side] and prices[side, low] == price:
         return low
     return -1 - low
 
 
 @inlined
-def _insert(levels, state, side, i, price, qty):
+def _insert(prices, slots, pool, state, side, i, price, qty):
     n = state[DEPTH + side]
-    move = n
-    while move > i:
-        for column in range(LEVEL_COLUMNS):
-            levels[side, move, column] = levels[side, move - 1, column]
-        move -= 1
-    levels[side, i, PRICE] = price
-    levels[side, i, QTY] = qty
-    levels[side, i, REF] = 0
-    levels[side, i, SHOWN_LOTS] = 0
+    at = prices[side, i:].ctypes.data
+    _memmove(at + 8, at, (n - i) * 8)
+    at = slots[side, i:].ctypes.data
+    _memmove(at + 4, at, (n - i) * 4)
+    slot = state[FREE]
+    if slot >= 0:
+        state[FREE] = pool[slot, NEXT]
+    else:
+        slot = state[USED]
+        state[USED] = slot + 1
+    prices[side, i] = price
+    slots[side, i] = slot
+    pool[slot, QTY] = qty
+    pool[slot, REF] = 0
+    pool[slot, SHOWN_LOTS] = 0
     state[DEPTH + side] = n + 1
 
 
 @inlined
-def _remove(levels, state, side, i, n_gone):
+def _remove(prices, slots, pool, state, side, i, n_gone):
+    for gone in range(i, i + n_gone):
+        slot = slots[side, gone]
+        pool[slot, NEXT] = state[FREE]
+        state[FREE] = slot
     n = state[DEPTH + side] - n_gone
-    for move in range(i, n):
-        for column in range(LEVEL_COLUMNS):
-            levels[side, move, column] = levels[side, move + n_gone, column]
+    at = prices[side, i:].ctypes.data
+    _memmove(at, at + n_gone * 8, (n - i) * 8)
+    at = slots[side, i:].ctypes.data
+    _memmove(at, at + n_gone * 4, (n - i) * 4)
     state[DEPTH + side] = n
 
 
 @inlined
-def _settle(levels, state, symbol, out, offsets, made):
-    """After a batch: cut the sides to the limit, and the window to what belongs there."""
+def _cut(prices, slots, pool, state, out, offsets, made):
+    """Cut both sides to the limit."""
+    limit = state[LIMIT]
     for side in range(2):
-        limit = state[LIMIT]
         beyond = state[DEPTH + side] - limit
         if limit > 0 and beyond > 0:
             for i in range(beyond):
-                _hide(levels, state, side, i, out, offsets, made)
-            _remove(levels, state, side, 0, beyond)
+                _hide(prices, slots, pool, state, side, i, out, offsets, made)
+            _remove(prices, slots, pool, state, side, 0, beyond)
+
+
+@inlined
+def _settle(prices, slots, pool, state, symbol, out, offsets, made):
+    """After a batch, when what it brought into the window is shown: what fell out of it, and what moved up into it.
+
+    Levels that nobody touched keep their order, so there cannot be both on one side.
+    """
+    for side in range(2):
         n = state[DEPTH + side]
         first = max(n - state[WINDOW], 0)
         i = first - 1
         while state[SHOWN + side] > n - first and i >= 0:
-            _hide(levels, state, side, i, out, offsets, made)
+            _hide(prices, slots, pool, state, side, i, out, offsets, made)
             i -= 1
     for side in range(2):
         n = state[DEPTH + side]
         i = first = max(n - state[WINDOW], 0)
         while state[SHOWN + side] < n - first and i < n:
-            if levels[side, i, REF] == 0:
-                _show(levels, state, side, i, symbol, out, offsets, made)
+            if pool[slots[side, i], REF] == 0:
+                _show(prices, slots, pool, state, side, i, symbol, out, offsets, made)
             i += 1
         if n > 0:
-            state[MAX_PRICE] = max(state[MAX_PRICE], levels[side, n - 1, PRICE])
+            state[MAX_PRICE] = max(state[MAX_PRICE], prices[side, n - 1])
     bids, asks = state[DEPTH + BID], state[DEPTH + ASK]
-    if bids > 0 and asks > 0 and levels[BID, bids - 1, PRICE] >= levels[ASK, asks - 1, PRICE]:
+    if bids > 0 and asks > 0 and prices[BID, bids - 1] >= prices[ASK, asks - 1]:
         state[CROSSED] += 1
 
 
@@ -515,17 +533,19 @@ def _room(state, made, out, offsets, messages):
 
 
 @inlined
-def _clear(levels, state, out, offsets, made):
+def _clear(prices, slots, pool, state, out, offsets, made):
     for side in range(2):
         i = state[DEPTH + side] - 1
         while i >= 0 and state[SHOWN + side] > 0:
-            _hide(levels, state, side, i, out, offsets, made)
+            _hide(prices, slots, pool, state, side, i, out, offsets, made)
             i -= 1
         state[DEPTH + side] = 0
+    state[FREE] = -1
+    state[USED] = 0
 
 
-@kernel(_I64(_LEVELS, _INTS, _BYTES, _I64, _I64, _ROWS, _BYTES, _BYTES, _INTS, _INTS, _I64))
-def update(levels, state, text, middle, end, rows, symbol, out, offsets, made, snapshot):
+@kernel(_I64(_PRICES, _SLOTS, _POOL, _INTS, _BYTES, _I64, _I64, _ROWS, _BYTES, _BYTES, _INTS, _INTS, _I64))
+def update(prices, slots, pool, state, text, middle, end, rows, symbol, out, offsets, made, snapshot):
     """Set the levels of ``text[:middle]`` (bids, where they do not say their side) and ``text[middle:end]`` (asks).
 
     `snapshot` 1: they are the whole book. Returns the number of levels, or a code below 0: then nothing has changed,
@@ -538,7 +558,7 @@ def update(levels, state, text, middle, end, rows, symbol, out, offsets, made, s
     if n < 0:
         return n
     depth = 0 if snapshot else max(state[DEPTH + BID], state[DEPTH + ASK])
-    if depth + n > levels.shape[1]:
+    if depth + n > prices.shape[1]:
         state[NEEDED] = depth + n
         return MORE_LEVELS
     shown = state[SHOWN + BID] + state[SHOWN + ASK]
@@ -548,54 +568,70 @@ def update(levels, state, text, middle, end, rows, symbol, out, offsets, made, s
         return MORE_ROOM
     state[LEVELS_SET] += n
     if snapshot:
-        _clear(levels, state, out, offsets, made)
+        _clear(prices, slots, pool, state, out, offsets, made)
         for k in range(n - 1, -1, -1):  # the worst first: each goes to the end
             side, price, qty = rows[k, ROW_SIDE], rows[k, ROW_PRICE], rows[k, ROW_QTY]
-            i = _find(levels, state, side, price)
-            state[MAX_QTY] = max(state[MAX_QTY], qty)
+            i = _find(prices, state, side, price)
             if i < 0 and qty > 0:
-                _insert(levels, state, side, -1 - i, price, qty)
+                _insert(prices, slots, pool, state, side, -1 - i, price, qty)
+        _cut(prices, slots, pool, state, out, offsets, made)
     else:
         for k in range(n):
             side, price, qty = rows[k, ROW_SIDE], rows[k, ROW_PRICE], rows[k, ROW_QTY]
-            i = _find(levels, state, side, price)
+            i = _find(prices, state, side, price)
             if qty == 0:
                 if i >= 0:
-                    _hide(levels, state, side, i, out, offsets, made)
-                    _remove(levels, state, side, i, 1)
+                    _hide(prices, slots, pool, state, side, i, out, offsets, made)
+                    _remove(prices, slots, pool, state, side, i, 1)
             elif i >= 0:
-                levels[side, i, QTY] = qty
+                pool[slots[side, i], QTY] = qty
             else:
-                _insert(levels, state, side, -1 - i, price, qty)
-            state[MAX_QTY] = max(state[MAX_QTY], qty)
+                _insert(prices, slots, pool, state, side, -1 - i, price, qty)
+        _cut(prices, slots, pool, state, out, offsets, made)
         if window > 0:
             for k in range(n):
                 side = rows[k, ROW_SIDE]
-                i = _find(levels, state, side, rows[k, ROW_PRICE])
-                if i >= 0 and levels[side, i, REF] > 0:
-                    _resize(levels, state, side, i, out, offsets, made)
-    _settle(levels, state, symbol, out, offsets, made)
+                i = _find(prices, state, side, rows[k, ROW_PRICE])
+                if i < 0:
+                    continue
+                ref = pool[slots[side, i], REF]
+                if ref > 0:
+                    _resize(prices, slots, pool, state, side, i, out, offsets, made)
+                elif ref == 0 and i >= state[DEPTH + side] - window:
+                    _show(prices, slots, pool, state, side, i, symbol, out, offsets, made)
+    _settle(prices, slots, pool, state, symbol, out, offsets, made)
     return n
 
 
-@kernel(_I64(_LEVELS, _INTS, _BYTES, _INTS, _INTS))
-def clear(levels, state, out, offsets, made):
+@kernel(_I64(_PRICES, _SLOTS, _POOL, _INTS, _BYTES, _INTS, _INTS))
+def clear(prices, slots, pool, state, out, offsets, made):
     """Empty the book. Returns 0 or MORE_ROOM."""
     if not _room(state, made, out, offsets, state[SHOWN + BID] + state[SHOWN + ASK]):
         return MORE_ROOM
-    _clear(levels, state, out, offsets, made)
+    _clear(prices, slots, pool, state, out, offsets, made)
     return 0
 
 
-@kernel(_I64(_INTS, _I64, _I64, _I64, _BYTES, _BYTES, _INTS, _INTS))
-def trade(state, side, price, qty, symbol, out, offsets, made):
-    """Tell a trade as a print: P. `side` is that of the order that rested. Returns 0 or MORE_ROOM."""
+@kernel(_I64(_INTS, _I64, _BYTES, _I64, _I64, _BYTES, _BYTES, _INTS, _INTS))
+def trade(state, side, text, middle, end, symbol, out, offsets, made):
+    """Tell a trade of the price ``text[:middle]`` and the quantity ``text[middle:end]`` as a print: P.
+
+    `side` is that of the order that rested. Returns 0, or a code below 0: then nothing has changed.
+    """
+    at, price, _ = _decimal(text, _blank(text, 0, middle), middle, state, PRICE_SCALE)
+    if at < 0:
+        return at
+    beyond, qty, _ = _decimal(text, _blank(text, middle, end), end, state, QTY_SCALE)
+    if beyond < 0:
+        return beyond
+    if price <= 0 or qty <= 0 or _blank(text, at, middle) != middle or _blank(text, beyond, end) != end:
+        return MALFORMED
+    if state[WINDOW] > 0 and not _room(state, made, out, offsets, 1):
+        return MORE_ROOM
     state[MAX_PRICE] = max(state[MAX_PRICE], price)
     state[MAX_QTY] = max(state[MAX_QTY], qty)
     if state[WINDOW] == 0:
         return 0
-    if not _room(state, made, out, offsets, 1):
-        return MORE_ROOM
     ticks = _ticks(state, price, 1)
     if ticks <= 0:
         state[PRICES_HIDDEN] += 1
@@ -612,40 +648,49 @@ def trade(state, side, price, qty, symbol, out, offsets, made):
     return 0
 
 
-@kernel(numba.void(_LEVELS, _INTS, _I64, _I64))
-def rescale(levels, state, price_decimals, qty_decimals):
+@inlined
+def _longer(state, value, decimals):
+    """A value with more decimals, at most the largest."""
+    for _ in range(decimals):
+        if value >= _FULL:
+            state[DIGITS_CUT] += value < _LARGEST
+            return _LARGEST
+        value *= 10
+    return value
+
+
+@kernel(numba.void(_PRICES, _SLOTS, _POOL, _INTS, _I64, _I64))
+def rescale(prices, slots, pool, state, price_decimals, qty_decimals):
     """Give all values of the book so many more decimals; what then has too many digits becomes the largest number."""
-    for column, more in ((PRICE, price_decimals), (QTY, qty_decimals)):
-        factor = _power(more)
-        for side in range(2):
-            for i in range(state[DEPTH + side]):
-                if levels[side, i, column] > _LARGEST // factor:
-                    levels[side, i, column] = _LARGEST
-                    state[DIGITS_CUT] += 1
-                else:
-                    levels[side, i, column] *= factor
-        field = MAX_PRICE if column == PRICE else MAX_QTY
-        state[field] = min(state[field], _LARGEST // factor) * factor
+    for side in range(2):
+        for i in range(state[DEPTH + side]):
+            prices[side, i] = _longer(state, prices[side, i], price_decimals)
+            pool[slots[side, i], QTY] = _longer(state, pool[slots[side, i], QTY], qty_decimals)
+    state[MAX_PRICE] = _longer(state, state[MAX_PRICE], price_decimals)
+    state[MAX_QTY] = _longer(state, state[MAX_QTY], qty_decimals)
     state[PRICE_SCALE] += price_decimals
     state[QTY_SCALE] += qty_decimals
 
 
-@kernel(_I64(_LEVELS, _INTS, _BYTES))
-def checksum_text(levels, state, out):
-    """The text whose CRC-32 Kraken sends: 10 best asks, then bids; price and quantity without point and leading zeros.
+@kernel(_I64(_PRICES, _SLOTS, _POOL, _INTS, _BYTES))
+def checksum_text(prices, slots, pool, state, out):
+    """The text whose CRC-32 Kraken sends: of the 10 best asks, then bids, price and quantity without point and zeros
+    in front.
 
     Written to `out` uint8[at least 800]; returns its length.
     """
     at = 0
-    price_factor = _power(state[PRICE_TEXT] - state[PRICE_SCALE]) if state[PRICE_TEXT] > state[PRICE_SCALE] else 1
-    qty_factor = _power(state[QTY_TEXT] - state[QTY_SCALE]) if state[QTY_TEXT] > state[QTY_SCALE] else 1
+    more_price = max(state[PRICE_TEXT] - state[PRICE_SCALE], 0)
+    more_qty = max(state[QTY_TEXT] - state[QTY_SCALE], 0)
     for step in range(2):
         side = ASK - step
         n = state[DEPTH + side]
         for i in range(n - 1, max(n - 11, -1), -1):
             for column in range(2):
-                factor = price_factor if column == PRICE else qty_factor
-                value = min(levels[side, i, column], _LARGEST // factor) * factor
+                if column == 0:
+                    value = _longer(state, prices[side, i], more_price)
+                else:
+                    value = _longer(state, pool[slots[side, i], QTY], more_qty)
                 size = 1
                 rest = value // 10
                 while rest > 0:
