@@ -1,0 +1,95 @@
+"""``tap``, ``record`` and ``book`` beside a running system: what they show is what passed, and it runs as ever."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.test_demo import Command
+from tickpath.common.kernels.digest import add_to_digest, words_mask
+from tickpath.common.pages import Hot
+from tickpath.common.recording import Recording
+from tickpath.common.records import ORDER, SIGNAL, Action, ExecEvent
+from tickpath.sim.sources.load import load_tape
+
+ROOT = Path(__file__).resolve().parents[1]
+
+pytestmark = pytest.mark.pipeline
+
+
+def beside(run_dir: Path, *arguments: str) -> subprocess.Popen[str]:
+    """A command that looks at the system on `run_dir`."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "tickpath.cli", *arguments, "--run-dir", str(run_dir)],
+        cwd=ROOT,
+        env={**os.environ, "NO_COLOR": "1", "COLUMNS": "150"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def lines(process: subprocess.Popen[str]) -> list[dict[str, Any]]:
+    """What it has printed, when it has ended."""
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    return [json.loads(line) for line in out.splitlines()]
+
+
+def digest(records: Any, dtype: np.dtype[Any]) -> str:
+    """Of a stream of decisions, as its stage makes it: of every field but the time stamps."""
+    hot = np.zeros(len(Hot), np.int64)
+    words = np.ascontiguousarray(records).view(np.int64).reshape(len(records), -1)
+    add_to_digest(hot, words, len(records), words_mask(dtype))
+    return f"{int(hot[Hot.DIGEST]) & (1 << 64) - 1:016x}"
+
+
+def test_what_is_recorded_beside_a_demo_is_what_its_report_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every stream, to the last record, after looking with every command; a recorder does not end it either."""
+    monkeypatch.setenv("TICKPATH_TAPS__CAPTURE", "true")
+    out = tmp_path / "recording"
+    with Command("demo", "--seconds", "8", "--rate", "4000", "--json", "--port-base", "0") as demo:
+        demo.wait_for("first tick")
+        run_dir = demo.run_dir()
+        recorder = beside(run_dir, "record", "--out", str(out), "--json")
+        (tick,) = lines(beside(run_dir, "tap", "ticks", "--count", "1", "--json"))
+        looks = {
+            stream: beside(run_dir, "tap", stream, "--count", "3", "--json", "--since-start")
+            for stream in ("signals", "orders", "reports")
+        }
+        (book,) = lines(beside(run_dir, "book", tick["symbol"], "--levels", "3", "--once", "--json"))
+        for stream, process in looks.items():
+            shown = lines(process)
+            assert [found["seq"] for found in shown] == [1, 2, 3]
+            assert {found["stream"] for found in shown} == {stream}
+            assert all(float(found["price"]) >= 0 for found in shown)
+        status, said, complaints = demo.end()
+        assert status == 0, complaints
+        (recorded,) = lines(recorder)
+        assert demo.left(run_dir) == []
+    assert book["symbol"] == tick["symbol"]
+    assert 0 < len(book["bids"]) <= 3
+    report = json.loads(said)
+    counts = {stream: found["records"] for stream, found in recorded["streams"].items()}
+    assert all(found["missed"] == 0 for found in recorded["streams"].values())
+    recording = Recording(out)
+    records = {stream: recording.records(stream) for stream in recording.streams}
+    assert {stream: len(found) for stream, found in records.items()} == counts
+    assert all(segment.is_complete for segments in recording.streams.values() for segment in segments)
+    assert counts["ticks"] == report["ticks"]
+    assert counts["signals"] == report["signals"]
+    assert digest(records["signals"], SIGNAL) == report["digests"]["signals"]
+    assert digest(records["orders"], ORDER) == report["digests"]["orders"]
+    assert int((records["reports"]["event"] == ExecEvent.SEND).sum()) == report["orders"]["sent"] > 0
+    sent = records["orders"]["cl_ord_id"][records["orders"]["action"] == Action.NEW]
+    assert set(records["reports"]["cl_ord_id"][records["reports"]["event"] == ExecEvent.SEND]) == set(sent)
+    assert len(load_tape([out])) == report["market_data"]["received"]
