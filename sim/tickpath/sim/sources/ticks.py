@@ -36,7 +36,7 @@ _EQUITY_DECIMALS: Final = 4
 _FX_DECIMALS: Final = 8
 _FX_TICK_DECIMALS: Final = 5
 _MS_DECIMALS: Final = 6  # of a millisecond: nanoseconds
-_SYMBOL_IN_NAME: Final = re.compile(r"(?:equity_|fx_|forex_)?([A-Za-z][A-Za-z0-9.+\-=]{0,7})[_.]", re.IGNORECASE)
+_SYMBOL_IN_NAME: Final = re.compile(r"(?:equity_|fx_|forex_)?+([A-Za-z][A-Za-z0-9.+\-=]{0,7})[_.]", re.IGNORECASE)
 
 _SKIP: Final = (kernels.SKIPPED, 0, 0)
 _TIME: Final = (kernels.NUMBER, kernels.TIME, _MS_DECIMALS)

@@ -85,7 +85,7 @@ def _decimal(buf, at, end, decimals):
             seen_digit = True
             scale -= seen_dot
             value = value * 10 + digit
-            digits += value > 0
+            digits += digits > 0 or digit > 0
             if digits + scale > _MAX_DIGITS:
                 return _BAD
     if not seen_digit:

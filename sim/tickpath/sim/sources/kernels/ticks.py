@@ -95,7 +95,7 @@ def parse(text, fields, rows, found):
                     else:
                         scale -= fraction
                         value = value * 10 + digit
-                        digits += value > 0
+                        digits += digits > 0 or digit > 0
                         if digits + scale > 18:
                             return TOO_MANY_DIGITS
                 at += 1
