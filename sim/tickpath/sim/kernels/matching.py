@@ -49,6 +49,9 @@ from tickpath.common.kernels.book import (
     Result,
     apply_message,
     inlined,
+    level_from_best,
+    level_lots,
+    n_levels,
 )
 from tickpath.common.kernels.hist import record
 from tickpath.common.kernels.ids import cause_seq_of, read_cl_ord_id
@@ -576,24 +579,23 @@ def enter(ex, channel, user_ref, instrument, side, qty, executed, price4, may_re
     book = ex.book
     if ex.halted[instrument] == 0:
         row = 2 * instrument + (1 if buy else 0)
-        at = book.depth[row] - 1
-        while at >= 0 and order.leaves_lots > 0 and state[N_FILLS] < len(ex.fills):
-            price = numba.int64(book.levels[row, at].price_ticks)
+        k = 0
+        while k < n_levels(book, row) and order.leaves_lots > 0 and state[N_FILLS] < len(ex.fills):
+            level = book.levels[level_from_best(book, row, k)]
+            price = numba.int64(level.price_ticks)
             if (price4 - price) * sign < 0:
                 break
-            there = book.levels[row, at].lots - _taken_lots(ex, row, price)
+            there = level.lots - _taken_lots(ex, row, price)
             if there > 0 and _can_take(ex, row, price):
                 lots = min(there, order.leaves_lots)
                 _take(ex, row, price, lots)
                 _execute(ex, slot, lots, price, _REMOVED)
-            at -= 1
+            k += 1
     if order.leaves_lots > 0:
         if may_rest:
             row = 2 * instrument + (0 if buy else 1)
             order.joined = book.stats[ST_ARRIVALS]
-            for at in range(book.depth[row]):
-                if book.levels[row, at].price_ticks == price4:
-                    order.ahead_lots = book.levels[row, at].lots
+            order.ahead_lots = level_lots(book, row, price4)
             _link(ex, slot)
         else:
             state[REMAINDER] = order.leaves_lots

@@ -1,11 +1,15 @@
 """Full-depth books by order, for N instruments, in flat arrays of planned size; one apply per ITCH message.
 
-Two tables, both in the `Book`:
+Three tables, all in the `Book`:
 
-- *orders*: open addressing, linear probing, deletion by shifting back, at most half full. Key is the order
-  reference of the exchange, a positive int64, unique over all instruments.
-- *levels*: per instrument and side one sorted row with the **best price at the end**, so that work near the top moves
-  few bytes and the best bid and offer are the last element.
+- *orders*: open addressing by pairs of slots (one cache line), at most half full, kept without gaps when an order
+  goes. Key is the order reference of the exchange, a positive int64, unique over all instruments.
+- *levels*: one pool of price levels. Each side of an instrument (a *row*) has a chunk of it, of 8, 16, 32 ... levels,
+  sorted with the **best price at the end**, so that work near the top moves few bytes and the best bid and offer are
+  the last element.
+- *rows*: where the chunk of each row begins, how large it is, and how many levels are in it. A row that is full moves
+  to a chunk of twice the size, one that has shrunk to a quarter to one of half the size; chunks without a row are
+  kept in one list for each size.
 
 Nothing here allocates, raises or loops without a bound. Every operation returns a `Result` and counts it in
 ``book.stats``; what it did is in ``book.event`` (indices ``EV_*``), valid until the next operation. Prices are ticks,
@@ -16,21 +20,45 @@ full changes nothing but the count, with two exceptions that follow the message 
 cancel of more than there is removes the order (`Result.OVER_REDUCED`), and a replace removes the old order even
 when the new one is refused.
 
-A kernel that works message by message calls `apply_message` (inlined); `apply_blocks` applies a whole buffer.
+A kernel that works message by message calls `apply_message` (inlined), and before that, for a message a few places
+further on, `prefetch_message`; `apply_blocks` applies a whole buffer.
 """
 
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numba
 import numpy as np
 import numpy.typing as npt
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 from tickpath.common import jit
 from tickpath.common.kernels.itch import LENGTHS, be16, be32, be48, be64
 from tickpath.common.records import MAX_PRICE_TICKS, MAX_QTY_LOTS, NO_PRICE_TICKS, Side
+
+# Moves the few levels between a price and the best one; a loop over them costs more.
+_memmove = types.ExternalFunction("memmove", types.intp(types.intp, types.intp, types.intp))
+
+
+@intrinsic
+def prefetch(_typing, array, index):
+    """Ask for the cache line where element `index` of a one-dimensional array begins; it must be an element."""
+
+    def generate(context, builder, signature, arguments):
+        items = context.make_array(signature.args[0])(context, builder, arguments[0])
+        pointer = builder.bitcast(builder.gep(items.data, [arguments[1]]), ir.IntType(8).as_pointer())
+        word = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer(), word, word, word])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(function, [pointer, word(0), word(3), word(1)])
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64), generate
 
 
 def kernel(signature):
@@ -60,7 +88,17 @@ LEVEL: Final = np.dtype(
     [
         ("price_ticks", "<i4"),
         ("orders", "<i4"),  # number of orders at this price
-        ("lots", "<i8"),  # displayed quantity
+        ("lots", "<i8"),  # displayed quantity; in the first level of a chunk that nobody has: the next such chunk
+    ]
+)
+
+#: One side of an instrument, 16 bytes: levels[start : start + depth], worst price first.
+ROW: Final = np.dtype(
+    [
+        ("start", "<i4"),
+        ("depth", "<i4"),
+        ("size", "<i4"),  # levels in its chunk, a power of two
+        ("pad", "<i4"),
     ]
 )
 
@@ -72,7 +110,7 @@ class Result(IntEnum):
     UNKNOWN_ORDER = 1  # no live order has this reference
     DUPLICATE_ORDER = 2  # an add with the reference of a live order
     ORDERS_FULL = 3  # the order table holds as many as planned
-    LEVELS_FULL = 4  # the side holds as many prices as planned
+    LEVELS_FULL = 4  # the side holds as many prices as planned, or the pool is used up
     BAD_QUANTITY = 5  # not in 1..MAX_QTY_LOTS
     BAD_PRICE = 6  # not in 1..MAX_PRICE_TICKS
     BAD_REF = 7  # not in 1..2**63 - 1
@@ -111,21 +149,51 @@ ST_MAX_LIVE_ORDERS: Final = 1
 ST_ORDER_CAPACITY: Final = 2
 ST_ARRIVALS: Final = 3  # adds so far; the last arrival number given
 ST_CROSSED: Final = 4  # adds that left a book crossed or locked
+ST_LEVEL_CAPACITY: Final = 5  # most prices of a row
+ST_LEVELS_TAKEN: Final = 6  # of the pool, in chunks that rows have
+ST_MAX_LEVELS_TAKEN: Final = 7
 ST_RESULTS: Final = 8  # + Result: operations with that outcome
 ST_TYPES: Final = 32  # + ITCH type byte: messages of that type, SHORT ones included
 STATS_SIZE: Final = ST_TYPES + 256
 
 N_LOCATES: Final = 65536
 
+#: Levels of the smallest chunk; every row begins with one.
+MIN_CHUNK: Final = 8
+_MIN_CLASS = MIN_CHUNK.bit_length() - 1
+
+# Indices of book.free, int64[FREE_SIZE].
+FREE_FRESH: Final = 0  # first level of the pool that was never in a chunk
+# _MIN_CLASS .. 31: 1 + first level of the first free chunk of 2**i levels, 0 if there is none
+FREE_SIZE: Final = 32
+
 Levels = npt.NDArray[np.void]
+
+
+def pool_levels(n_instruments: int, order_capacity: int, level_capacity: int) -> int:
+    """Levels of the pool of a book.
+
+    16 per instrument to begin with, and room for every live order at a price of its own in rows that have just
+    doubled; never more than all rows at their most.
+    """
+    most = max(MIN_CHUNK, 1 << (level_capacity - 1).bit_length())
+    return min(2 * n_instruments * most, 2 * n_instruments * MIN_CHUNK + -(-2 * order_capacity // 8) * 8)
+
+
+def _table(n: int, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """Zeros, beginning with a cache line: no element of 32 bytes lies in two."""
+    raw = np.zeros(n * dtype.itemsize + 64, dtype=np.uint8)
+    skip = -raw.ctypes.data % 64
+    return raw[skip : skip + n * dtype.itemsize].view(dtype)
 
 
 class Book(NamedTuple):
     """Books of all instruments. A kernel takes it as one argument of the type `BOOK`."""
 
     orders: npt.NDArray[np.void]  # ORDER_SLOT[slots], slots a power of two
-    levels: Levels  # LEVEL[2 * n_instruments, level_capacity]; worst price first
-    depth: npt.NDArray[np.int64]  # int64[2 * n_instruments]: prices in each row
+    levels: Levels  # LEVEL[pool_levels()]
+    rows: npt.NDArray[np.void]  # ROW[2 * n_instruments]
+    free: npt.NDArray[np.int64]  # int64[FREE_SIZE]: what of the pool no row has
     locate: npt.NDArray[np.int32]  # int32[65536]: stock_locate -> instrument, -1 not ours; the owner fills it
     stats: npt.NDArray[np.int64]  # int64[STATS_SIZE]
     event: npt.NDArray[np.int64]  # int64[EVENT_SIZE]: what the last operation did
@@ -134,7 +202,7 @@ class Book(NamedTuple):
     def create(cls, n_instruments: int, order_capacity: int, level_capacity: int) -> Book:
         """Empty books for instruments 0..n-1, at most so many live orders in all and prices per side.
 
-        Memory: 64 to 128 bytes per order and 32 per instrument and level, taken when first touched.
+        Memory: 64 to 128 bytes per order, and 16 for each of `pool_levels`. Raises ValueError.
         """
         for name, value in (
             ("n_instruments", n_instruments),
@@ -144,22 +212,29 @@ class Book(NamedTuple):
             if not 0 < value < 1 << 30:
                 msg = f"Book: {name}={value}; allowed is 1 to 2**30 - 1"
                 raise ValueError(msg)
-        slots = 1 << (2 * order_capacity - 1).bit_length()
+        pool = pool_levels(n_instruments, order_capacity, level_capacity)
+        if pool >= 1 << 31:
+            msg = f"Book: {n_instruments} instruments, {order_capacity} orders: {pool} levels; allowed is 2**31 - 1"
+            raise ValueError(msg)
         stats = np.zeros(STATS_SIZE, dtype=np.int64)
         stats[ST_ORDER_CAPACITY] = order_capacity
-        return cls(
-            np.zeros(slots, dtype=ORDER_SLOT),
-            np.zeros((2 * n_instruments, level_capacity), dtype=LEVEL),
-            np.zeros(2 * n_instruments, dtype=np.int64),
+        stats[ST_LEVEL_CAPACITY] = level_capacity
+        book = cls(
+            _table(1 << (2 * order_capacity - 1).bit_length(), ORDER_SLOT),
+            _table(pool, LEVEL),
+            _table(2 * n_instruments, ROW),
+            np.zeros(FREE_SIZE, dtype=np.int64),
             np.full(N_LOCATES, -1, dtype=np.int32),
             stats,
             np.zeros(EVENT_SIZE, dtype=np.int64),
         )
+        clear(book)
+        return book
 
     def side(self, instrument: int, side: Side, max_levels: int | None = None) -> Levels:
         """Depth of one side, a copy, best price first: LEVEL[<= max_levels]."""
-        row = 2 * instrument + side - 1
-        best_first = self.levels[row, : self.depth[row]][::-1]
+        start, depth, _, _ = self.rows[2 * instrument + side - 1].tolist()
+        best_first = self.levels[start : start + depth][::-1]
         return best_first[:max_levels].copy()
 
     def bbo(self, instrument: int) -> tuple[int, int, int, int]:
@@ -188,7 +263,8 @@ class Book(NamedTuple):
 BOOK: Final = numba.types.NamedTuple(
     (
         numba.from_dtype(ORDER_SLOT)[::1],
-        numba.from_dtype(LEVEL)[:, ::1],
+        numba.from_dtype(LEVEL)[::1],
+        numba.from_dtype(ROW)[::1],
         numba.int64[::1],
         numba.int32[::1],
         numba.int64[::1],
@@ -215,16 +291,19 @@ _SHORT_MESSAGE = int(Result.SHORT_MESSAGE)
 _UNKNOWN_TYPE = int(Result.UNKNOWN_TYPE)
 
 _NEAR = 16  # levels from the best on that are searched one by one
+_LEVEL_BYTES = LEVEL.itemsize
+_AHEAD = 6  # messages: far enough for memory to answer, not more than it takes at once
 
 # --- the order table -------------------------------------------------------------------------------------------
 
 
 @inlined
 def _home(ref, mask):
+    """First slot of the pair where an order belongs."""
     # The exchange counts references up, so the live ones are mostly recent: keep neighbours together (cache lines and
     # pages), and fold the upper bits in for references that differ only there. No multiplication: it would scatter.
     folded = ref ^ ref >> 16
-    return (folded ^ folded >> 32) & mask
+    return (folded ^ folded >> 32) & mask & ~1
 
 
 @inlined
@@ -232,88 +311,164 @@ def find_order(book, ref):
     """Slot of an order; if there is none, -1 - (the empty slot where it would go)."""
     orders = book.orders
     mask = len(orders) - 1
-    slot = _home(ref, mask)
-    for _ in range(mask):  # at most half full: an empty slot comes long before
-        found = orders[slot].ref
-        if found == ref:
-            return slot
-        if found == 0:
-            break
-        slot = (slot + 1) & mask
-    return -1 - slot
+    pair = _home(ref, mask)
+    for _ in range(mask):  # at most half full: a pair with an empty slot comes long before
+        first = orders[pair].ref
+        if first == ref:
+            return pair
+        second = orders[pair + 1].ref
+        if second == ref:
+            return pair + 1
+        if first == 0:
+            return -1 - pair
+        if second == 0:
+            return -2 - pair
+        pair = (pair + 2) & mask
+    return -1
 
 
 @inlined
 def _free_slot(book, slot):
-    """Empty a slot and move back what had to be stored behind it."""
+    """Empty a slot. A pair that was full gets back what had to go further on because of that."""
     orders = book.orders
     mask = len(orders) - 1
     hole = slot
-    other = slot
+    other = slot & ~1
     for _ in range(mask):
-        other = (other + 1) & mask
-        ref = orders[other].ref
-        if ref == 0:
+        if orders[hole ^ 1].ref == 0:  # the pair was not full: nothing went past it
             break
-        if (other - _home(ref, mask)) & mask >= (other - hole) & mask:
+        other = (other + 2) & mask
+        way = (other - (hole & ~1)) & mask
+        first = orders[other].ref
+        second = orders[other + 1].ref
+        if first != 0 and (other - _home(first, mask)) & mask >= way:
             orders[hole] = orders[other]
             hole = other
+        elif second != 0 and (other - _home(second, mask)) & mask >= way:
+            orders[hole] = orders[other + 1]
+            hole = other + 1
+        elif first == 0 or second == 0:
+            break
     orders[hole].ref = 0
     book.stats[ST_LIVE_ORDERS] -= 1
+
+
+# --- the pool of levels ----------------------------------------------------------------------------------------
+
+
+@inlined
+def _class_of(size):
+    """Logarithm of the size of a chunk."""
+    class_ = _MIN_CLASS
+    while 1 << class_ < size:
+        class_ += 1
+    return class_
+
+
+@numba.njit(nogil=True, _nrt=False)
+def _move_row(levels, rows, free, stats, row, size):
+    """Move a row to a chunk of `size` levels. False when there is none."""
+    wanted = _class_of(size)
+    found = wanted
+    while found < FREE_SIZE and free[found] == 0:
+        found += 1
+    if found > wanted and free[FREE_FRESH] + size <= len(levels):
+        target = free[FREE_FRESH]
+        free[FREE_FRESH] = target + size
+    elif found == FREE_SIZE:
+        return False
+    else:
+        target = free[found] - 1
+        free[found] = levels[target].lots
+        while found > wanted:  # cut a larger one: its head is ours
+            found -= 1
+            tail = target + (1 << found)
+            levels[tail].lots = free[found]
+            free[found] = tail + 1
+    start = numba.int64(rows[row].start)
+    for i in range(rows[row].depth):
+        levels[target + i] = levels[start + i]
+    old = numba.int64(rows[row].size)
+    left = _class_of(old)
+    levels[start].lots = free[left]
+    free[left] = start + 1
+    rows[row].start = target
+    rows[row].size = size
+    stats[ST_LEVELS_TAKEN] += size - old
+    stats[ST_MAX_LEVELS_TAKEN] = max(stats[ST_MAX_LEVELS_TAKEN], stats[ST_LEVELS_TAKEN])
+    return True
 
 
 # --- the price levels ------------------------------------------------------------------------------------------
 
 
 @inlined
-def _find_level(book, row, price_ticks):
-    """Index of a price in its row; if it is not there, -1 - (where it belongs)."""
+def find_level(book, row, price_ticks):
+    """Place of a price in the pool; if it is not there, -1 - (where it belongs)."""
     levels = book.levels
-    n = book.depth[row]
-    sign = 1 - 2 * (row & 1)  # better is higher for bids (even rows), lower for offers
-    near = max(n - _NEAR, 0)
-    at = n - 1
+    first = numba.int64(book.rows[row].start)
+    end = first + book.rows[row].depth
+    flip = -numba.int64(row & 1)  # better is higher for bids (even rows), lower for offers: those are turned around
+    key = price_ticks ^ flip
+    near = max(end - _NEAR, first)
+    at = end - 1
     while at >= near:
-        distance = (levels[row, at].price_ticks - price_ticks) * sign
-        if distance <= 0:
-            return at if distance == 0 else -2 - at
+        found = levels[numba.uint64(at)].price_ticks ^ flip
+        if found <= key:
+            return at if found == key else -2 - at
         at -= 1
-    low = 0
+    low = first
     high = near
     while low < high:
         middle = (low + high) >> 1
-        if (levels[row, middle].price_ticks - price_ticks) * sign < 0:
+        if (levels[middle].price_ticks ^ flip) < key:
             low = middle + 1
         else:
             high = middle
-    if low < near and levels[row, low].price_ticks == price_ticks:
+    if low < near and levels[low].price_ticks == price_ticks:
         return low
     return -1 - low
 
 
 @inlined
 def _level_add(book, row, price_ticks, lots):
-    """One more order at a price. False when the row is full."""
+    """One more order at a price. False when there is no room for the price."""
     levels = book.levels
-    n = book.depth[row]
-    at = _find_level(book, row, price_ticks)
-    if at < 0:
-        if n >= levels.shape[1]:
-            return False
+    rows = book.rows
+    at = find_level(book, row, price_ticks)
+    end = numba.int64(rows[row].start) + rows[row].depth
+    if at >= 0:
+        levels[at].orders += 1
+        levels[at].lots += lots
+    else:
         at = -1 - at
-        move = n
-        while move > at:
-            levels[row, move] = levels[row, move - 1]
-            move -= 1
-        levels[row, at].price_ticks = price_ticks
-        levels[row, at].orders = 0
-        levels[row, at].lots = 0
-        n += 1
-        book.depth[row] = n
-    levels[row, at].orders += 1
-    levels[row, at].lots += lots
-    if at == n - 1:
-        book.event[EV_BBO_CHANGED] = 1
+        depth = numba.int64(rows[row].depth)
+        if depth >= book.stats[ST_LEVEL_CAPACITY]:
+            return False
+        if depth == rows[row].size:
+            start = numba.int64(rows[row].start)
+            if not _move_row(levels, rows, book.free, book.stats, row, 2 * depth):
+                return False
+            at += rows[row].start - start
+            end += rows[row].start - start
+        if at < end:
+            place = levels.ctypes.data + _LEVEL_BYTES * at
+            _memmove(place + _LEVEL_BYTES, place, _LEVEL_BYTES * (end - at))
+        levels[at].price_ticks = price_ticks
+        levels[at].orders = 1
+        levels[at].lots = lots
+        rows[row].depth = depth + 1
+        end += 1
+    # Flags are computed, not branched on: nobody could foresee them.
+    event = book.event
+    event[EV_BBO_CHANGED] |= at == end - 1
+    other = rows[row ^ 1]
+    if other.depth > 0:
+        flip = -numba.int64(row & 1)
+        best = levels[end - 1].price_ticks ^ flip
+        crossed = event[EV_BBO_CHANGED] & (best >= levels[other.start + other.depth - 1].price_ticks ^ flip)
+        event[EV_CROSSED] = crossed
+        book.stats[ST_CROSSED] += crossed
     return True
 
 
@@ -321,45 +476,70 @@ def _level_add(book, row, price_ticks, lots):
 def _level_reduce(book, row, price_ticks, lots, orders):
     """Take lots, and `orders` (0 or 1) orders, off a price; a price without orders goes."""
     levels = book.levels
-    n = book.depth[row]
-    at = _find_level(book, row, price_ticks)
+    rows = book.rows
+    at = find_level(book, row, price_ticks)
     if at < 0:  # cannot happen: every order has its level
         return
-    if at == n - 1:
-        book.event[EV_BBO_CHANGED] = 1
-    if levels[row, at].orders <= orders:
-        for move in range(at, n - 1):
-            levels[row, move] = levels[row, move + 1]
-        book.depth[row] = n - 1
-    else:
-        levels[row, at].orders -= orders
-        levels[row, at].lots -= lots
+    depth = numba.int64(rows[row].depth)
+    last = numba.int64(rows[row].start) + depth - 1
+    book.event[EV_BBO_CHANGED] = at == last
+    if levels[at].orders > orders:
+        levels[at].orders -= orders
+        levels[at].lots -= lots
+        return
+    if at < last:
+        place = levels.ctypes.data + _LEVEL_BYTES * at
+        _memmove(place, place + _LEVEL_BYTES, _LEVEL_BYTES * (last - at))
+    rows[row].depth = depth - 1
+    size = numba.int64(rows[row].size)
+    if 4 * depth <= size and size > MIN_CHUNK:
+        _move_row(levels, rows, book.free, book.stats, row, size >> 1)
+
+
+@inlined
+def n_levels(book, row):
+    """Prices in a row, 2 * instrument + side - 1."""
+    return numba.int64(book.rows[row].depth)
+
+
+@inlined
+def level_from_best(book, row, k):
+    """Place in ``book.levels`` of level k of a row, the best being 0; k < `n_levels`."""
+    return numba.int64(book.rows[row].start) + book.rows[row].depth - 1 - k
+
+
+@inlined
+def level_lots(book, row, price_ticks):
+    """Displayed lots at a price of a row, 0 if there are none."""
+    at = find_level(book, row, price_ticks)
+    return book.levels[at].lots if at >= 0 else 0
 
 
 @inlined
 def best_ticks(book, instrument, side):
     """Best price of a side, NO_PRICE_TICKS if it is empty."""
-    row = 2 * instrument + side - 1
-    n = book.depth[row]
-    return numba.int64(book.levels[row, n - 1].price_ticks) if n > 0 else NO_PRICE_TICKS
+    row = book.rows[2 * instrument + side - 1]
+    n = row.depth
+    return numba.int64(book.levels[row.start + n - 1].price_ticks) if n > 0 else NO_PRICE_TICKS
 
 
 @inlined
 def best_lots(book, instrument, side):
     """Displayed lots at the best price of a side, 0 if it is empty."""
-    row = 2 * instrument + side - 1
-    n = book.depth[row]
-    return book.levels[row, n - 1].lots if n > 0 else 0
+    row = book.rows[2 * instrument + side - 1]
+    n = row.depth
+    return book.levels[row.start + n - 1].lots if n > 0 else 0
 
 
 @inlined
 def is_crossed(book, instrument):
     """Whether the best bid is not below the best offer (locked counts)."""
-    bids = book.depth[2 * instrument]
-    asks = book.depth[2 * instrument + 1]
-    if bids == 0 or asks == 0:
+    bids = book.rows[2 * instrument]
+    asks = book.rows[2 * instrument + 1]
+    if bids.depth == 0 or asks.depth == 0:
         return False
-    return book.levels[2 * instrument, bids - 1].price_ticks >= book.levels[2 * instrument + 1, asks - 1].price_ticks
+    bid = book.levels[bids.start + bids.depth - 1].price_ticks
+    return bid >= book.levels[asks.start + asks.depth - 1].price_ticks
 
 
 # --- operations on orders: for kernels. They fill what they know into book.event and return a Result. ------------
@@ -406,9 +586,6 @@ def insert_order(book, instrument, side, ref, price_ticks, lots):
     orders[slot].price_ticks = price_ticks
     orders[slot].lots = lots
     orders[slot].row = row
-    if book.event[EV_BBO_CHANGED] and is_crossed(book, instrument):
-        book.event[EV_CROSSED] = 1
-        stats[ST_CROSSED] += 1
     return _OK
 
 
@@ -432,36 +609,38 @@ def _find_live(book, instrument, ref):
 
 
 @inlined
-def reduce_order(book, instrument, ref, lots):
-    """Take lots off an order (executed or cancelled); at 0 it is gone."""
+def _take_off(book, instrument, ref, lots, whole):
+    """Take `lots` off an order, or, if `whole`, all that it has; at 0 it is gone."""
     slot = _find_live(book, instrument, ref)
     if slot < 0:
         return -slot
-    if lots <= 0:
-        book.event[EV_LEAVES_LOTS] = book.event[EV_ORDER_LOTS]
-        return _BAD_QUANTITY
     order = book.orders[slot]
-    leaves = order.lots - lots
+    had = numba.int64(order.lots)
+    off = had if whole else lots
+    if off <= 0:
+        book.event[EV_LEAVES_LOTS] = had
+        return _BAD_QUANTITY
+    leaves = had - off
     if leaves > 0:
         order.lots = leaves
-        _level_reduce(book, order.row, order.price_ticks, lots, 0)
+        _level_reduce(book, order.row, order.price_ticks, off, 0)
         book.event[EV_LEAVES_LOTS] = leaves
         return _OK
-    _level_reduce(book, order.row, order.price_ticks, order.lots, 1)
+    _level_reduce(book, order.row, order.price_ticks, had, 1)
     _free_slot(book, slot)
     return _OK if leaves == 0 else _OVER_REDUCED
 
 
 @inlined
+def reduce_order(book, instrument, ref, lots):
+    """Take lots off an order (executed or cancelled); at 0 it is gone."""
+    return _take_off(book, instrument, ref, lots, False)
+
+
+@inlined
 def remove_order(book, instrument, ref):
     """Remove an order."""
-    slot = _find_live(book, instrument, ref)
-    if slot < 0:
-        return -slot
-    order = book.orders[slot]
-    _level_reduce(book, order.row, order.price_ticks, order.lots, 1)
-    _free_slot(book, slot)
-    return _OK
+    return _take_off(book, instrument, ref, 0, True)
 
 
 @inlined
@@ -487,6 +666,13 @@ def replace_order(book, instrument, ref, new_ref, price_ticks, lots):
 # --- ITCH --------------------------------------------------------------------------------------------------------
 
 _A, _F, _E, _C, _X, _D, _U, _P, _Q, _B, _S, _H, _OP_HALT = (ord(letter) for letter in "AFECXDUPQBSHh")
+
+
+@inlined
+def prefetch_message(book, buf, at, length):
+    """Ask for what `apply_message` of a later message will need. It changes nothing, whatever the bytes are."""
+    if length >= 19:
+        prefetch(book.orders, _home(be64(buf, at + 11), len(book.orders) - 1))
 
 
 @inlined
@@ -524,7 +710,7 @@ def _apply(book, buf, at, length):
     if kind == _S:
         event[EV_CODE] = buf[at + 11]
         return _OK
-    if instrument < 0 or 2 * instrument >= len(book.depth):
+    if instrument < 0 or 2 * instrument >= len(book.rows):
         event[EV_INSTRUMENT] = -1
         return _UNKNOWN_INSTRUMENT
     if kind in (_A, _F):
@@ -541,18 +727,15 @@ def _apply(book, buf, at, length):
             event[EV_LEAVES_LOTS] = lots
             event[EV_ARRIVAL] = book.stats[ST_ARRIVALS]
         return result
-    if kind == _D:
+    if kind in (_D, _E, _C, _X):
+        # One path for all four, and values chosen, not branched on: nobody could foresee which comes next. What is
+        # read for the lots of a D, which has none, lies inside of it.
         ref = be64(buf, at + 11)
+        whole = kind == _D
+        lots = be32(buf, at + (15 if whole else 19))
         event[EV_REF] = ref
-        result = remove_order(book, instrument, ref)
-        event[EV_LOTS] = event[EV_ORDER_LOTS]
-        return result
-    if kind in (_E, _C, _X):
-        ref = be64(buf, at + 11)
-        lots = be32(buf, at + 19)
-        event[EV_REF] = ref
-        event[EV_LOTS] = lots
-        result = reduce_order(book, instrument, ref, lots)
+        result = _take_off(book, instrument, ref, lots, whole)
+        event[EV_LOTS] = event[EV_ORDER_LOTS] if whole else lots
         if kind == _E:
             event[EV_MATCH] = be64(buf, at + 23)
             event[EV_PRICE_TICKS] = event[EV_ORDER_PRICE_TICKS]
@@ -609,11 +792,144 @@ def apply_blocks(book, buf, at, n_messages):
 
     For a recorded file or the blocks of a packet, checked by `itch.count_frames` or `itch.check_packet` before.
     """
-    for _ in range(n_messages):
-        length = be16(buf, at)
-        apply_message(book, buf, at + 2, length)
-        at += 2 + length
+    ahead = at
+    for i in range(-_AHEAD, n_messages):
+        if i + _AHEAD < n_messages:
+            length = be16(buf, ahead)
+            prefetch_message(book, buf, ahead + 2, length)
+            ahead += 2 + length
+        if i >= 0:
+            length = be16(buf, at)
+            apply_message(book, buf, at + 2, length)
+            at += 2 + length
     return at
+
+
+@inlined
+def _ours(book, instrument):
+    return instrument >= 0 and 2 * instrument < len(book.rows)
+
+
+# --- all at once -------------------------------------------------------------------------------------------------
+
+
+@inlined
+def is_empty(book, instrument):
+    """Whether an instrument has no order."""
+    return book.rows[2 * instrument].depth == 0 and book.rows[2 * instrument + 1].depth == 0
+
+
+@inlined
+def clear_all(book):
+    """Empty all books. What was counted of messages and results stays, and the running number of arrivals."""
+    _clear_event(book)
+    orders = book.orders
+    rows = book.rows
+    stats = book.stats
+    if stats[ST_LIVE_ORDERS] > 0:
+        for slot in range(len(orders)):
+            orders[slot].ref = 0
+    stats[ST_LIVE_ORDERS] = 0
+    for row in range(len(rows)):
+        rows[row].start = row * MIN_CHUNK
+        rows[row].depth = 0
+        rows[row].size = MIN_CHUNK
+    for i in range(FREE_SIZE):
+        book.free[i] = 0
+    taken = len(rows) * MIN_CHUNK
+    book.free[FREE_FRESH] = taken
+    stats[ST_LEVELS_TAKEN] = taken
+    stats[ST_MAX_LEVELS_TAKEN] = max(stats[ST_MAX_LEVELS_TAKEN], taken)
+
+
+@inlined
+def clear_one(book, instrument):
+    """Empty the book of one instrument of the book. Walks the order table until it has seen its orders."""
+    _clear_event(book)
+    orders = book.orders
+    rows = book.rows
+    left = 0
+    for row in range(2 * instrument, 2 * instrument + 2):
+        for k in range(rows[row].depth):
+            left += book.levels[level_from_best(book, row, k)].orders
+        rows[row].depth = 0
+        if rows[row].size > MIN_CHUNK:
+            _move_row(book.levels, rows, book.free, book.stats, row, MIN_CHUNK)
+    slot = 0
+    for _ in range(2 * len(orders)):
+        if left == 0 or slot == len(orders):
+            break
+        if orders[slot].ref != 0 and orders[slot].row >> 1 == instrument:
+            _free_slot(book, slot)  # may bring another order here: look again
+            left -= 1
+        else:
+            slot += 1
+
+
+@kernel(numba.void(BOOK))
+def clear(book):
+    """`clear_all`, to be called from Python."""
+    clear_all(book)
+
+
+@kernel(numba.int64(BOOK, numba.int64))
+def clear_instrument(book, instrument):
+    """`clear_one`, to be called from Python; OK, or UNKNOWN_INSTRUMENT."""
+    if not _ours(book, instrument):
+        return _UNKNOWN_INSTRUMENT
+    clear_one(book, instrument)
+    return _OK
+
+
+# --- looking inside ----------------------------------------------------------------------------------------------
+
+
+@kernel(numba.int64(BOOK, numba.int64, numba.int64, numba.from_dtype(LEVEL)[::1]))
+def depth(book, instrument, side, out):
+    """Copy the best levels of a side to `out`, LEVEL[k], best first; how many, 0 for what is not in the book."""
+    if not _ours(book, instrument) or side not in (_BUY, _SELL):
+        return 0
+    row = 2 * instrument + side - 1
+    n = min(len(out), n_levels(book, row))
+    for k in range(n):
+        out[k] = book.levels[level_from_best(book, row, k)]
+    return n
+
+
+@inlined
+def _ahead(book, ref, in_lots):
+    slot = find_order(book, ref) if ref > 0 else -1
+    if slot < 0:
+        return -1
+    orders = book.orders
+    row = orders[slot].row
+    price = orders[slot].price_ticks
+    arrival = orders[slot].arrival
+    others = book.levels[find_level(book, row, price)].orders - 1
+    ahead = 0
+    for i in range(len(orders)):
+        if others == 0:
+            break
+        if orders[i].ref and i != slot and orders[i].row == row and orders[i].price_ticks == price:
+            others -= 1
+            if orders[i].arrival < arrival:
+                ahead += orders[i].lots if in_lots else 1
+    return ahead
+
+
+@kernel(numba.int64(BOOK, numba.int64))
+def lots_ahead(book, ref):
+    """Lots before an order in the queue of its price, -1 if it is unknown.
+
+    Walks the order table until it has seen all orders of the price: for questions, not for every message.
+    """
+    return _ahead(book, ref, True)
+
+
+@kernel(numba.int64(BOOK, numba.int64))
+def orders_ahead(book, ref):
+    """Orders before an order in the queue of its price, -1 if it is unknown. As `lots_ahead`."""
+    return _ahead(book, ref, False)
 
 
 # --- the same operations for Python: tests, tools, and the simulated exchange's own orders -----------------------
@@ -623,11 +939,6 @@ def apply_blocks(book, buf, at, n_messages):
 def _counted(book, result):
     book.stats[ST_RESULTS + result] += 1
     return result
-
-
-@inlined
-def _ours(book, instrument):
-    return instrument >= 0 and 2 * instrument < len(book.depth)
 
 
 @kernel(numba.int64(BOOK, numba.int64, numba.int64, numba.int64, numba.int64, numba.int64))
@@ -658,20 +969,3 @@ def replace(book, ref, new_ref, price_ticks, lots):
     """Remove an order and add another of the same instrument and side; returns a Result."""
     _clear_event(book)
     return _counted(book, replace_order(book, -1, ref, new_ref, price_ticks, lots))
-
-
-@kernel(numba.int64(BOOK, numba.int64))
-def lots_ahead(book, ref):
-    """Lots before an order in the queue of its price, -1 if it is unknown. Walks the whole order table."""
-    slot = find_order(book, ref) if ref > 0 else -1
-    if slot < 0:
-        return -1
-    orders = book.orders
-    row = orders[slot].row
-    price = orders[slot].price_ticks
-    arrival = orders[slot].arrival
-    ahead = 0
-    for i in range(len(orders)):
-        if orders[i].ref and orders[i].row == row and orders[i].price_ticks == price and orders[i].arrival < arrival:
-            ahead += orders[i].lots
-    return ahead
