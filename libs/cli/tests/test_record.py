@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -508,6 +509,9 @@ def test_exported_columns_give_the_records_back_exactly(tmp_path: Path, stream: 
         ticks = int(record[name])
         exact = None if ticks == NO_PRICE_TICKS else float(TABLE.price(int(record["instrument"]), ticks))
         assert (None if pd.isna(price) else price) == exact
+    lots = "bid_lots" if stream == "ticks" else "qty_lots"
+    for record, quantity in zip(records, frame[lots.replace("lots", "qty").replace("qty_qty", "qty")], strict=True):
+        assert quantity == float(int(record[lots]) * Decimal(TABLE.texts[record["instrument"]][0]))
     times = frame["time"].astype("int64").to_numpy()
     stamp = {"ticks": "decoded_ns", "signals": "signalled_ns", "orders": "approved_ns", "reports": "recv_ns"}[stream]
     offset = Recording(tmp_path / "recording").segments(stream)[0].unix_offset_ns

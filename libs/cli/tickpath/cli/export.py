@@ -44,7 +44,6 @@ FORMATS: Final = ("parquet", "csv", "pcap")
 Records = npt.NDArray[Any]
 
 _ROW_GROUP: Final = 1 << 17
-_EXACT: Final = 2.0**53  # integers below it are floats
 _DROPPED: Final = ("pad", "crc")
 _BASE32: Final = np.frombuffer(b"0123456789ABCDEFGHIJKLMNOPQRSTUV", np.uint8)
 
@@ -76,8 +75,9 @@ class Table:
     def __init__(self, stream: str, table: InstrumentTable) -> None:
         self.stream = stream
         self._symbols = (*table.symbols, "")  # the last for what is not in the table
-        self._tick_e8 = np.append(table.array["tick_e8"], 0)
-        self._lot = np.array([float(Decimal(text[0])) for text in table.texts] + [0.0])
+        ticks = [(tick_e8, 10**8) for tick_e8 in table.array["tick_e8"].tolist()]
+        lots = [Decimal(lot_size).as_integer_ratio() for lot_size, _, _ in table.texts]
+        self._tick, self._lot = (np.array([*ratios, (0, 1)], np.float64) for ratios in (ticks, lots))
 
     def columns(self, records: Records, seqs: npt.NDArray[np.int64], unix_offset_ns: int | None) -> dict[str, Column]:
         """The columns of some records, in the order of the stream's fields."""
@@ -98,13 +98,13 @@ class Table:
         if name.endswith("_ticks"):
             valid = values != NO_PRICE_TICKS
             shown = name.removesuffix("_ticks")
-            prices = _scaled(np.where(valid, values, 0), self._tick_e8[of])
+            prices = _scaled(np.where(valid, values, 0), self._tick[of])
             shown = "price" if shown == "price" else f"{shown}_price"
             return {name: Column(values, valid=valid), shown: Column(prices, valid=valid)}
         if name.endswith("_lots"):
             shown = name.removesuffix("_lots")
-            quantities = values * self._lot[of]
-            return {name: Column(values), "qty" if shown == "qty" else f"{shown}_qty": Column(quantities)}
+            shown = "qty" if shown == "qty" else f"{shown}_qty"
+            return {name: Column(values), shown: Column(_scaled(values, self._lot[of]))}
         if name == "flags":
             bits, index = np.unique(values, return_inverse=True)
             texts = tuple("|".join(flag.name or "" for flag in TickFlag if int(bit) & flag) for bit in bits)
@@ -116,11 +116,9 @@ class Table:
         return {name: Column(values)}
 
 
-def _scaled(ticks: npt.NDArray[np.int64], tick_e8: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """Prices; the nearest float64 wherever ticks * tick_e8 is below 2**53, which is 90 million at eight decimals."""
-    rough = ticks.astype(np.float64) * tick_e8
-    exact = np.abs(rough) < _EXACT
-    scaled: npt.NDArray[np.float64] = np.where(exact, np.where(exact, ticks, 0) * tick_e8, rough) / 1e8
+def _scaled(values: npt.NDArray[np.int64], ratios: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """values * ratios[:, 0] / ratios[:, 1]; the nearest float64 as long as the product is below 2**53."""
+    scaled: npt.NDArray[np.float64] = values.astype(np.float64) * ratios[:, 0] / ratios[:, 1]
     return scaled
 
 
