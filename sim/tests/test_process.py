@@ -32,8 +32,8 @@ ROOT = Path(__file__).parents[2]
 WORD = "SECRET"
 
 
-def free_ports(n: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(n)]
+def free_ports(n: int, kind: socket.SocketKind = socket.SOCK_STREAM) -> list[int]:
+    sockets = [socket.socket(socket.AF_INET, kind) for _ in range(n)]
     for one in sockets:
         one.bind(("127.0.0.1", 0))
     ports = [one.getsockname()[1] for one in sockets]
@@ -46,7 +46,8 @@ class Deployment:
     """Environment of one exchange in a folder of its own."""
 
     def __init__(self, folder: Path) -> None:
-        self.http, self.orders = free_ports(2)
+        self.http, self.orders, self.snapshots = free_ports(3)
+        (self.retransmissions,) = free_ports(1, socket.SOCK_DGRAM)
         self.udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.udp.bind(("127.0.0.1", 0))
         self.udp.settimeout(10)
@@ -64,6 +65,8 @@ class Deployment:
             "TICKPATH_SIM__GENERATE_RATE": "2000",
             "TICKPATH_SIM__HTTP_PORT": str(self.http),
             "TICKPATH_FEED__PORT": str(self.udp.getsockname()[1]),
+            "TICKPATH_FEED__RETRANSMISSION_PORT": str(self.retransmissions),
+            "TICKPATH_FEED__SNAPSHOT_PORT": str(self.snapshots),
             "TICKPATH_EXEC__PORT": str(self.orders),
             "TICKPATH_EXEC__PASSWORD": WORD,
             "TICKPATH_ADMIN__TOKEN": WORD,
@@ -186,12 +189,78 @@ def test_from_the_first_login_to_the_books_at_the_end(deployment: Deployment) ->
         socket.create_connection(("127.0.0.1", deployment.orders))
 
 
+def test_what_is_lost_on_two_lines_is_had_again(deployment: Deployment) -> None:
+    """Faults of the configuration lose packets of both lines; the server of messages and that of books have them."""
+    line_b = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    line_b.bind(("127.0.0.1", 0))
+    line_b.settimeout(10)
+    process = deployment.start(
+        TICKPATH_FEED__LINE_B_PORT=str(line_b.getsockname()[1]),
+        TICKPATH_SIM__START="command",
+        TICKPATH_SIM__LOOP="false",
+        TICKPATH_SIM__FAULT_SEED="9",
+        TICKPATH_SIM__LOSS_A="0.2",
+        TICKPATH_SIM__LOSS_B="0.3",
+    )
+    deployment.wait(lambda: deployment.get("/readyz")["ready"], "ready")
+    status = deployment.get("/status")
+    assert (status["faults"]["seed"], status["faults"]["loss_a_ppm"], status["faults"]["loss_b_ppm"]) == (
+        9, 200_000, 300_000,
+    )  # fmt: skip
+    assert status["line_b"] == f"127.0.0.1:{line_b.getsockname()[1]}"
+    deployment.post("/control/start")
+    got: dict[int, bytes] = {}
+
+    def take(datagram: bytes) -> mold.Header:
+        header, blocks = mold.unpack(datagram)
+        got.update({header.sequence + k: bytes(block) for k, block in enumerate(blocks)})
+        return header
+
+    for line in (deployment.udp, line_b):
+        while take(line.recv(2048)).n_messages != mold.END_OF_SESSION:
+            pass
+    tape = generate_tape(3, seconds=2, rate=2000)
+    missing = set(range(1, len(tape) + 1)) - set(got)
+    assert 0 < len(missing) < len(tape) / 4
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
+        asker.connect(("127.0.0.1", deployment.retransmissions))
+        asker.settimeout(10)
+        while missing:
+            asker.send(mold.request(b"TICKPATH01", min(missing), 1))
+            take(asker.recv(2048))
+            missing -= set(got)
+    assert got == {n + 1: tape.message(n) for n in range(len(tape))}
+
+    client = ClientSession("TICKPT", "")
+    with socket.create_connection(("127.0.0.1", deployment.snapshots)) as tcp:
+        tcp.sendall(client.login(0))
+        messages: list[bytes] = []
+        while data := tcp.recv(65536):
+            messages += [e.data for e in client.receive(data, 0) if isinstance(e, SequencedData)]
+    assert messages[-1] == b"G%20d" % (len(tape) + 1)
+    counters = deployment.get("/status")["counters"]
+    assert counters["line_a_lost"] > 0
+    assert counters["line_b_lost"] > 0
+    assert counters["retransmitted_messages"] == counters["retransmission_requests"] > 0
+    assert counters["snapshots_complete"] == 1
+    with urllib.request.urlopen(f"http://127.0.0.1:{deployment.http}/metrics", timeout=10) as answer:
+        assert f"retransmitted_messages_total {float(counters['retransmitted_messages'])}" in answer.read().decode()
+    assert deployment.post("/control/fault", {"loss_a_ppm": 1})["seed"] == 9
+    with pytest.raises(urllib.error.HTTPError, match="422"):
+        deployment.post("/control/fault", {"loss_a_ppm": 1_000_001})
+    line_b.close()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 0
+
+
 @pytest.mark.parametrize(
     ("environment", "message"),
     [
         ({"TICKPATH_SIM__DATA": '["/nowhere/x.itch"]'}, "sim.data: there is no such file: /nowhere/x.itch"),
         ({"TICKPATH_INSTRUMENTS": "/nowhere/i.csv"}, "cannot read the instrument table /nowhere/i.csv"),
         ({"TICKPATH_FEED__HOST": "no.such.host.invalid"}, "feed.host = 'no.such.host.invalid'"),
+        ({"TICKPATH_FEED__SNAPSHOT_HOST": "192.0.2.1"}, "cannot serve snapshots on 192.0.2.1:"),
+        ({"TICKPATH_SIM__LOSS_A": "1.5"}, "TICKPATH_SIM__LOSS_A: sim.loss_a = '1.5'"),
     ],
 )
 def test_a_users_mistake_is_said_in_a_line_without_a_traceback(

@@ -300,10 +300,11 @@ class TestSnapshot:
         assert_equal(book, site.exchange.book)
 
     def test_who_does_not_trade_is_named(self, site: Any, tape: Any) -> None:
-        halts = [itch.trading_action(9, T, "XYZ", "P"), itch.encode("h", **{
-            "stock_locate": 7, "tracking_number": 0, "timestamp": T, "stock": "ABC", "market_code": "Q", "action": "H",
-        })]  # fmt: skip
-        site.play(tape([add(1), *halts, add(2)]))
+        pause = itch.trading_action(9, T, "XYZ", "P")
+        halt = itch.encode(
+            "h", stock_locate=7, tracking_number=0, timestamp=T, stock="ABC", market_code="Q", action="H"
+        )
+        site.play(tape([add(1), pause, halt, add(2)]))
         site.through()
         decoded = [itch.decode(message) for message in Client(site, serve(site)).run()[:-1]]
         assert [d["type"] for d in decoded] == ["R", "h", "R", "H", "A", "A"]
@@ -427,7 +428,9 @@ class TestLive:
         kinds = [mold.unpack_header(d).n_messages for d in site.arrived(1)]
         assert kinds == [mold.HEARTBEAT, mold.END_OF_SESSION]
 
-    def test_long_runs_are_kept_in_chunks_and_can_be_asked_for_and_taken_as_a_book(self, site: Any, tape: Any) -> None:
+    def test_long_runs_are_kept_in_chunks_and_can_be_asked_for_and_taken_as_a_book(
+        self, site: Any, tape: Any
+    ) -> None:
         """70,000 messages are more than two chunks; requests over the seam are answered in full."""
         player = site.play(self.EMPTY(), live=True)
         ready = self.segment(tape, 1, 70_000)
@@ -439,7 +442,7 @@ class TestLive:
         sent = messages(site.arrived(0))
         assert player.next_sequence == 70_001
         asker = Asker(site)
-        seams = [n for n in range(1, 70_001) if player.history.find(n, 70_001).first == 0]  # type: ignore[union-attr]
+        seams = [n for n in range(1, 70_001) if player.history.find(n, 70_001).first == 0]
         assert len(seams) == 3
         for seam in seams[1:]:
             answer = messages(asker.ask(seam - 50, 100))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -87,6 +88,16 @@ class Sim(Stage):
     def __init__(self, config: Config, context: zmq.Context[Any], page: Page, side: Page | None) -> None:
         super().__init__(config, context, page, side)
         self._market = self.open_market(config)
+        self._market_epoll = select.epoll()
+        self._listening = False  # to the market
+        try:
+            self._build(config, page, side)
+        except StartError:
+            if self._market is not None:
+                self._market.close()
+            raise
+
+    def _build(self, config: Config, page: Page, side: Page | None) -> None:
         if self._market is None:
             tape = make_tape(config)
         else:
@@ -200,7 +211,8 @@ class Sim(Stage):
     def inputs(self) -> Sequence[Any]:
         """Order connections, the clock of the tape, those who lack something, and a live market."""
         servers = [server.fileno() for server in (self.retransmitter, self.snapshots) if server is not None]
-        return self._orders_fd, self._timer, *servers, *(self._market.inputs() if self._market is not None else ())
+        market = () if self._market is None else (self._market_epoll.fileno(),)
+        return self._orders_fd, self._timer, *servers, *market
 
     def warm_up(self) -> None:
         """Trade once on a venue of its own; touch all memory that trading will use."""
@@ -221,8 +233,8 @@ class Sim(Stage):
         """Orders first: they have been waiting; then what is due of the tape; then who asks for it again."""
         if self._orders_fd in ready and self.order_entry.turn():
             now = now_ns()
-        if self._market is not None and self.player.takes_more and (segment := self._market.poll(now)) is not None:
-            self.player.push(segment)
+        if self._market is not None:
+            self._follow(self._market, now)
         self.player.turn(now)
         self.order_entry.flush()
         self._repair(ready)
@@ -236,6 +248,19 @@ class Sim(Stage):
             timer.arm(self._timer, due_ns, self._timer_scratch)
             self._armed_ns = due_ns
         return False
+
+    def _follow(self, market: LiveMarket, now: int) -> None:
+        """Take what has happened in a live market, if the player has room for it; else do not even listen."""
+        wanted = self.player.takes_more
+        if wanted != self._listening:
+            self._listening = wanted
+            for descriptor in market.inputs():
+                if wanted:
+                    self._market_epoll.register(descriptor, select.EPOLLIN)
+                else:
+                    self._market_epoll.unregister(descriptor)
+        if wanted and (segment := market.poll(now)) is not None:
+            self.player.push(segment)
 
     def _repair(self, ready: Ready) -> None:
         """Answer those who lack something, a bounded slice."""
@@ -333,6 +358,7 @@ class Sim(Stage):
         for server in (self.retransmitter, self.snapshots, self._market, self.player):
             if server is not None:
                 server.close()
+        self._market_epoll.close()
         os.close(self._timer)
 
     def _on_login(self) -> None:

@@ -76,9 +76,17 @@ class Line(NamedTuple):
 class LiveMarket(Protocol):
     """A market that is played while it happens: ``tickpath.sim.live.open_live(config)`` makes one."""
 
-    symbols: dict[str, int]  # symbol -> stock locate
-    source: str  # what this is, for people
-    terms: Mapping[str, Terms]  # see `Tape`
+    @property
+    def symbols(self) -> Mapping[str, int]:
+        """Stock locate by symbol."""
+
+    @property
+    def source(self) -> str:
+        """What this is, for people."""
+
+    @property
+    def terms(self) -> Mapping[str, Terms]:
+        """How the symbols are traded; see `Tape`."""
 
     def inputs(self) -> Sequence[Any]:
         """Descriptors that are readable when `poll` has something to do; the same ones as long as it is open."""

@@ -62,6 +62,7 @@ _DATAGRAMS_PER_TURN: Final = 12
 
 _SLICE_BYTES: Final = 1 << 16
 _MOST_CLIENTS: Final = 16
+_MOST_SAID: Final = 256  # bytes of a packet: a login has 51
 _PATIENCE_NS: Final = 15_000_000_000
 _FOREVER: Final = 2**62
 _SEQUENCE_DIGITS: Final = 20
@@ -306,7 +307,7 @@ class SnapshotServer:
             return
         peer.setblocking(False)
         now = now_ns()
-        self._clients[peer.fileno()] = _Client(peer, ServerSession(self._log, now), now)
+        self._clients[peer.fileno()] = _Client(peer, ServerSession(self._log, now, max_payload=_MOST_SAID), now)
         self._counters[Counter.SNAPSHOT_SESSIONS] = len(self._clients)
         self._epoll.register(peer.fileno(), select.EPOLLIN)
 

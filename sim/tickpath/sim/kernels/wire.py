@@ -185,7 +185,7 @@ def _hits(ppm, seed, what, line, number):
 
 @kernel("int64(int64, int64, int64, int64, int64)")
 def chance(ppm, seed, what, line, number):
-    """1 when the fault `what` (LOSS, ...) hits the packet that begins with message `number`, on line 0 or 1; else 0."""
+    """1 when the fault `what` (LOSS, ...) hits the packet that begins with message `number` on `line`; else 0."""
     return 1 if _hits(ppm, seed, what, line, number) else 0
 
 
