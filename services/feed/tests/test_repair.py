@@ -94,7 +94,7 @@ class Rig:
         self.exchange = Exchange()
         options = {
             "port": free_port(socket.SOCK_DGRAM), "order_capacity": 1 << 14, "level_capacity": 64,
-            "request_timeout_ms": 20, "request_attempts": 2, **feed,
+            "request_timeout_ms": 20, "request_attempts": 2, "announce_us": 10_000_000, **feed,
         }  # fmt: skip
         self.config = make_config(folder, table_of("AAPL", "MSFT"), feed=options)
         side = create_side_page(self.config.run_dir, "feed", FeedService.side_fields(self.config))
@@ -224,13 +224,13 @@ def test_who_comes_late_takes_the_books(make_rig: Any) -> None:
     assert rig.state.book.bbo(0) == (1_000_000, 170, 1_000_200, 200)
     assert rig.count(Count.SNAPSHOTS) == 1
     last = {int(tick["instrument"]): tick for tick in ticks}
-    assert not last[0]["flags"] & TickFlag.SUSPECT
+    assert last[0]["flags"] == TickFlag.QUOTE
     assert last[1]["flags"] & TickFlag.HALTED
     assert rig.channel_state is ChannelState.LIVE
 
 
 def test_a_server_that_does_not_answer_makes_books_necessary(make_rig: Any) -> None:
-    rig = make_rig(retransmission=True, snapshot=True)
+    rig = make_rig(retransmission=True, snapshot=True, announce_us=5000)
     rig.exchange.answers = False
     rig.play(BID, ASK, execute(2, 50), execute(2, 50))
     rig.send(1, 2)

@@ -126,6 +126,7 @@ class FeedConfig(_Section):
     """Market data in."""
 
     http_port: Port = 8101
+    source: Literal["itch", "text"] = "itch"  # MoldUDP64 with ITCH 5.0, or lines "symbol,price,size[,time]"
     host: str = "127.0.0.1"  # unicast address to bind, or multicast group to join
     port: Port = 26400
     interface: str = "127.0.0.1"  # address of the interface on which a multicast group is joined
@@ -139,6 +140,7 @@ class FeedConfig(_Section):
     snapshot_username: Annotated[str, Field(min_length=1, max_length=6)] = "TICKPT"
     window_datagrams: Annotated[int, Field(ge=16, le=65536)] = 4096  # packets that may wait behind a gap
     reorder_us: Annotated[int, Field(ge=0, le=1_000_000)] = 500  # a gap may close by itself for so long
+    announce_us: Annotated[int, Field(ge=0, le=10_000_000)] = 5000  # a gap that lasts longer makes all ticks SUSPECT
     request_timeout_ms: Annotated[int, Field(ge=1, le=10_000)] = 10  # then the missing messages are asked for again
     request_attempts: Annotated[int, Field(ge=1, le=100)] = 5  # without any answer; then a snapshot is taken
     snapshot_timeout_ms: Annotated[int, Field(ge=100, le=600_000)] = 10_000
@@ -254,6 +256,12 @@ class SimConfig(_Section):
     delay: Share = 0.0
     delay_us: Annotated[int, Field(ge=0, le=1_000_000)] = 1000
     loss_retransmission: Share = 0.0
+    # A live crypto market in the place of a tape (docs/crypto.md).
+    live: Literal["binance", "binance-usdm", "binance-coinm", "kraken", "coinbase", "bybit"] | None = None
+    live_symbols: tuple[str, ...] = ()  # as the venue writes them
+    live_url: Annotated[str, Field(pattern=r"^wss?://.+")] | None = None  # another WebSocket server than the venue's
+    live_http_url: Annotated[str, Field(pattern=r"^https?://.+")] | None = None  # and HTTP; None: the same host
+    live_stale_s: Annotated[float, Field(ge=1, le=600)] = 30.0  # connect anew when no frame came for so long
 
 
 class Config(BaseSettings):

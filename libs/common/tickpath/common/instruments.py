@@ -72,6 +72,10 @@ class InstrumentTable:
         """Id of a symbol. Raises KeyError naming it."""
         return self.ids[symbol]
 
+    def lot_e8(self, instrument: int) -> int:
+        """Size of a lot in 1e-8; at least 1."""
+        return max(1, int(Decimal(self.texts[instrument][0]).scaleb(8)))
+
     def price(self, instrument: int, ticks: int) -> Decimal:
         """Decimal price of `ticks`."""
         return Decimal(int(ticks)) * Decimal(int(self.array["tick_e8"][instrument])).scaleb(-8)

@@ -11,6 +11,7 @@ from tickpath.common.config import Config
 from tickpath.common.instruments import load_instruments
 from tickpath.common.kernels.book import LEVEL
 from tickpath.common.kernels.hist import record
+from tickpath.common.kernels.text import N_TEXT_COUNTS, TextCount
 from tickpath.common.pages import Command, Control, Fields, Hot, HotPage, Page, add_note, write_text
 from tickpath.common.process import StartError
 from tickpath.common.records import TICK
@@ -22,6 +23,7 @@ from tickpath.feed.layout import DEPTH_LEVELS, Channel, Count, DepthWord, Detail
 from tickpath.feed.lines import SLOT_BYTES, Lines
 from tickpath.feed.repair import Repair
 
+_MIN_LINE: Final = len("A,1,1\n")
 _MIN_BLOCK: Final = 2 + 12  # the shortest message that can make a tick is longer
 
 
@@ -43,10 +45,17 @@ class FeedPage(HotPage):
             "halted": ("<i8", (n,)),
             "details": ("<i8", (n, len(Detail))),
             "suspect": ("<i8", (n,)),
+            "text": ("<i8", (N_TEXT_COUNTS,)),
             "depth": (LEVEL, (2, DEPTH_LEVELS)),
             "depth_words": ("<i8", (len(DepthWord),)),
             "trouble": ("u1", (256,)),
         }
+
+    @classmethod
+    def extra_meta(cls, config: Config) -> dict[str, Any]:
+        """What ``text`` counts."""
+        del config
+        return {"text": [member.name.lower() for member in TextCount]}
 
 
 class FeedCore:
@@ -55,14 +64,15 @@ class FeedCore:
     def __init__(self, config: Config, page: Page, side: Page | None) -> None:
         """Raises StartError."""
         table = load_instruments(config.instruments)
-        odd = [s for s, ratio in zip(table.symbols, table.array["price_units_per_tick"], strict=True) if ratio != 1]
+        options = config.feed
+        ratios = table.array["price_units_per_tick"] if options.source == "itch" else np.ones(len(table))
+        odd = [s for s, ratio in zip(table.symbols, ratios, strict=True) if ratio != 1]
         if odd:
             msg = (
                 f"{config.instruments}: tick_size must be the price_unit of the feed (0.0001 where that column is"
                 f" missing); it is not for {odd[:5]}"
             )
             raise StartError(msg)
-        options = config.feed
         self.counts: npt.NDArray[np.int64] = page["counters"]
         self.control: npt.NDArray[np.int64] = np.zeros(len(Control), dtype=np.int64)
         self._watch: npt.NDArray[np.int64] = np.zeros(len(Watch), dtype=np.int64)
@@ -74,7 +84,7 @@ class FeedCore:
             page["channel"], page["marks"], page["halted"],
             details=page["details"], suspect=page["suspect"], lines=page["lines"],
             behind=page["hist"][Hop.LINE_A_BEHIND : Hop.LINE_B_BEHIND + 1],
-            window=Window.create(options.window_datagrams, SLOT_BYTES),
+            window=Window.create(options.window_datagrams, SLOT_BYTES), text_counters=page["text"],
         )  # fmt: skip
         self.lines = Lines(options, page["lines"], page["hist"][Hop.KERNEL_TO_RECV])
         self.counts[Count.RECEIVE_BUFFER_BYTES] = page["lines"][Line.A, LineWord.RECEIVE_BUFFER_BYTES]
@@ -82,7 +92,9 @@ class FeedCore:
         self.datagrams = Tap(config, "datagrams", int(page["hot"][Hot.EPOCH]))
         self.lines.words[LineReg.CAPTURE] = self.datagrams.address
         self.repair = Repair(options, self.state, self.lines)
-        self.ticks: npt.NDArray[Any] = np.zeros((options.batch + 1) * (SLOT_BYTES // _MIN_BLOCK), dtype=TICK)
+        self.state.channel[Channel.TEXT] = options.source == "text"
+        shortest = _MIN_LINE if options.source == "text" else _MIN_BLOCK
+        self.ticks: npt.NDArray[Any] = np.zeros((options.batch + 1) * (SLOT_BYTES // shortest), dtype=TICK)
         self.hop: npt.NDArray[np.int64] = page["hist"][Hop.RECV_TO_DECODE]
         self._trouble = ""
 

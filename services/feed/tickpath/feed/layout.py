@@ -114,6 +114,7 @@ class Channel(IntEnum):
     ANNOUNCE_AT = 16  # next instrument to publish anew
     SNAPSHOT_SEQ = 17  # number after the snapshot that was taken last
     CLOSED = 18  # 1 after the end of system hours
+    TEXT = 23  # 1: datagrams are lines of text
     MWCB_LEVEL_1_E8 = 19  # market-wide circuit breaker: index levels in 1e-8; 0 not told
     MWCB_LEVEL_2_E8 = 20
     MWCB_LEVEL_3_E8 = 21

@@ -7,7 +7,7 @@
 | no answer, or the gap is too large | take the books from the snapshot server; live packets wait in the window | |
 | nobody to ask, or that failed | go on behind the gap: every tick carries SUSPECT until books could be taken | |
 
-While messages are missing nothing is published, and after a few milliseconds the instruments are announced as
+While messages are missing nothing is published, and after `feed.announce_us` the instruments are announced as
 SUSPECT; when all is well again they are announced without it. So risk refuses orders in a channel that is not live.
 """
 
@@ -21,12 +21,10 @@ import numpy.typing as npt
 from tickpath.common.config import FeedConfig
 from tickpath.common.protocols import moldudp64
 from tickpath.feed.kernels.decode import State, announce, give_up
-from tickpath.feed.layout import Channel, ChannelState, Count, Line, Suspect
+from tickpath.feed.layout import Channel, ChannelState, Count, InstrumentFlag, Line, Suspect
 from tickpath.feed.lines import Lines
 from tickpath.feed.snapshot import Progress, Snapshot
 
-#: A gap that lasts longer than this is announced.
-_GRACE_NS: Final = 5_000_000
 #: More missing messages are not asked for one by one when there is a snapshot server.
 _MANY: Final = 20_000
 _MAX_REQUESTS: Final = 16  # at a time
@@ -132,7 +130,9 @@ class Repair:
         since = int(channel[Channel.GAP_SINCE_NS])
         behind = channel[Channel.KNOWN_SEQ] > channel[Channel.EXPECTED_SEQ]
         loading = self._snapshot.progress is Progress.LOADING
-        self._set(Suspect.RECOVERING, loading or bool(behind and since and now - since > _GRACE_NS))
+        self._set(
+            Suspect.RECOVERING, loading or bool(behind and since and now - since > self._options.announce_us * 1000)
+        )
         suspect = int(channel[Channel.SUSPECT])
         if suspect != self._suspect:
             if (suspect == 0) != (self._suspect == 0):
@@ -225,6 +225,7 @@ class Repair:
             channel[Channel.KNOWN_SEQ] = max(known, int(channel[Channel.EXPECTED_SEQ]))
             channel[Channel.GAP_SINCE_NS] = now if known > channel[Channel.EXPECTED_SEQ] else 0
             state.suspect[:] = 0
+            state.halted[:] &= ~InstrumentFlag.NOT_OPENED  # a snapshot names only what does not trade
             self._set(Suspect.LOST, on=False)
             self._counts[Count.SNAPSHOTS] += 1
             channel[Channel.ANNOUNCE_AT] = 0

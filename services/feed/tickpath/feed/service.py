@@ -105,7 +105,11 @@ class FeedService(Service):
 
     def status(self) -> dict[str, Any]:
         """Channel, lines and instruments."""
-        return {"channel": self.channel(), "lines": self.lines(), "instruments": len(self.table)}
+        shown: dict[str, Any] = {"channel": self.channel(), "lines": self.lines(), "instruments": len(self.table)}
+        page = self.page()
+        if self.config.feed.source == "text" and page is not None and "text" in page:
+            shown["text"] = {name: int(n) for name, n in zip(page.meta["text"], page["text"], strict=True)}
+        return shown
 
     def metrics(self) -> Iterable[Metric]:
         """Each line's counters, and the state of the channel as a number."""

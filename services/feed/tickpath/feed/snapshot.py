@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from tickpath.common.config import FeedConfig
-from tickpath.common.kernels.book import ST_LIVE_ORDERS
+from tickpath.common.kernels.book import clear
 from tickpath.common.protocols.soupbintcp import encode_login_request
 from tickpath.feed.kernels import snapshot as kernels
 from tickpath.feed.kernels.decode import State
@@ -109,10 +109,7 @@ class Snapshot:
             return False
         self._data[: self._size - _ACCEPTED_BYTES] = self._data[_ACCEPTED_BYTES : self._size].copy()
         self._size -= _ACCEPTED_BYTES
-        book = self._state.book
-        book.orders["ref"][:] = 0
-        book.depth[:] = 0
-        book.stats[ST_LIVE_ORDERS] = 0
+        clear(self._state.book)
         self._state.halted[:] = 0
         self.progress, self.cleared = Progress.LOADING, True
         return True

@@ -42,6 +42,7 @@ from tickpath.common.kernels.book import inlined as always_inlined
 from tickpath.common.kernels.hist import record
 from tickpath.common.kernels.itch import be16, be32, be64, check_packet
 from tickpath.common.records import NO_PRICE_TICKS, TICK, Side, TickFlag
+from tickpath.feed.kernels.text import N_COUNTS, TEXT_STATE, TextState, decode_lines
 from tickpath.feed.layout import Channel, Count, Detail, InstrumentFlag, Line, LineWord, Suspect
 
 _HEADER = 20
@@ -72,6 +73,7 @@ _KNOWN, _GAP_SINCE, _HELD, _HEAD = (
     int(Channel.KNOWN_SEQ), int(Channel.GAP_SINCE_NS), int(Channel.HELD), int(Channel.HEAD)
 )  # fmt: skip
 _HOLDING, _CAN_REPAIR, _CLOSED = int(Channel.HOLDING), int(Channel.CAN_REPAIR), int(Channel.CLOSED)
+_TEXT = int(Channel.TEXT)
 _LOST, _REPAIR = int(Suspect.LOST), int(Line.REPAIR)
 _L_DATAGRAMS, _L_FIRST, _L_SECOND, _L_NEXT = (
     int(LineWord.DATAGRAMS), int(LineWord.FIRST), int(LineWord.SECOND), int(LineWord.NEXT_SEQ)
@@ -149,6 +151,7 @@ class State(NamedTuple):
     behind: npt.NDArray[np.int64]  # int64[2, HIST_SIZE]: lateness of second copies on lines A and B
     recent: npt.NDArray[np.int64]  # int64[_RECENT, 2]: (first number, recv_ns) of packets taken lately
     window: Window
+    text: TextState
 
 
 STATE = numba.types.NamedTuple(
@@ -166,6 +169,7 @@ STATE = numba.types.NamedTuple(
         numba.int64[:, ::1],
         numba.int64[:, ::1],
         numba.types.NamedTuple((numba.uint8[::1], numba.int64[:, ::1], numba.int64[::1], numba.int64[::1]), Window),
+        TEXT_STATE,
     ),
     State,
 )
@@ -185,6 +189,7 @@ def make_state(
     lines: npt.NDArray[np.int64] | None = None,
     behind: npt.NDArray[np.int64] | None = None,
     window: Window | None = None,
+    text_counters: npt.NDArray[np.int64] | None = None,
 ) -> State:
     """State with empty books for the instruments of `table`, waiting for the first message of a session.
 
@@ -216,6 +221,9 @@ def make_state(
         np.zeros((2, HIST_SIZE), dtype=np.int64) if behind is None else behind,
         np.zeros((_RECENT, 2), dtype=np.int64),
         window or Window.create(16, 2048),
+        TextState.create(
+            table, order, np.zeros(N_COUNTS, dtype=np.int64) if text_counters is None else text_counters
+        ),
     )
 
 
@@ -529,9 +537,28 @@ def _is_next(state, flat, at, length, recv_ns, line):
     return False
 
 
+@kernel(
+    numba.int64(
+        STATE,
+        numba.uint8[:, ::1],
+        numba.int64[::1],
+        numba.int64,
+        numba.int64,
+        numba.int64,
+        numba.int64,
+        numba.from_dtype(TICK)[::1],
+    ),
+    _nrt=False,
+)
+def _decode_text(state, buffer, lengths, first, end, recv_ns, line, out):
+    return decode_lines(state, buffer, lengths, first, end, recv_ns, line, out)
+
+
 @always_inlined
 def decode_packets(state, buffer, lengths, first, end, recv_ns, line, out):
     """`decode`, for compiled loops: a call would push every array of the state."""
+    if state.channel[_TEXT]:
+        return _decode_text(state, buffer, lengths, first, end, recv_ns, line, out)
     counters, channel, window = state.counters, state.channel, state.window
     slot = buffer.shape[1]
     flat = buffer.reshape(buffer.size)
