@@ -9,7 +9,6 @@ data, open loop. ``tickpath bench lanes [--json] [--quick] [--html FILE] [--lane
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import pipeline
 from rich.console import Console
 from rich.table import Table
 
@@ -32,18 +32,6 @@ LANES: Final = ("zmq-ipc", "shm", "fused")
 TARGETS: Final = {"fused": (1.25, 1.5), "shm": (2.5, None)}  # of the bare echo: p50, p99
 SPIN_NS: Final = {"spin": -1, "block": 0}
 TARGET_RATE: Final = 1_000_000
-
-
-def _load(name: str) -> Any:
-    spec = importlib.util.spec_from_file_location(f"bench_{name}", ROOT / "bench" / f"{name}.py")
-    assert spec is not None and spec.loader is not None  # noqa: S101 - the file is there
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-pipeline = _load("pipeline")
 
 
 def run_echo(
