@@ -36,6 +36,7 @@ _VIEW_S: Final = 0.25
 _LINE_S: Final = 2.0
 _QUIET_S: Final = 0.3  # no counter of the pipeline has moved for so long
 _SETTLE_S: Final = 10.0
+_LINE_B_PORT: Final = 26404
 
 #: Counters that move while anything is under way.
 _MOVING: Final = (
@@ -61,6 +62,7 @@ class DemoOptions:
     keep: Path | None = None
     lane: str = ""  # empty: as configured
     html: Path | None = None  # where the latency page goes
+    loss: float = 0.0  # share of the packets that each of two lines loses; 0: one line, which loses nothing
 
 
 def run_demo(options: DemoOptions) -> int:
@@ -121,9 +123,13 @@ def _sections(options: DemoOptions) -> dict[str, Any]:
         "seed": options.seed,
         "generate_seconds": _generated_s(options),
     }
+    feed: dict[str, Any] = {"host": "127.0.0.1"}
+    if options.loss:
+        sim |= {"loss_a": options.loss, "loss_b": options.loss, "fault_seed": options.seed}
+        feed |= {"line_b_host": "127.0.0.1", "line_b_port": _LINE_B_PORT}
     return {
         "sim": sim,
-        "feed": {"host": "127.0.0.1"},
+        "feed": feed,
         "exec": {"host": "127.0.0.1", "journal_dir": "journal"},
         **({"links": {"lane": options.lane}} if options.lane else {}),
     }

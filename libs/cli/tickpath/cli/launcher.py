@@ -236,13 +236,14 @@ class Launcher:
         base = self.options.port_base
         if base is None:
             return {}
-        if base and not 1024 <= base <= 65535 - len(_PORTS):
-            msg = f"--port-base {base}: allowed are 1024 to {65535 - len(_PORTS)}, and 0 for any free ports"
+        if base and not 1024 <= base <= 65534 - len(_PORTS):
+            msg = f"--port-base {base}: allowed are 1024 to {65534 - len(_PORTS)}, and 0 for any free ports"
             raise LaunchError(msg, EXIT_INPUT)
         host = config.admin.host
-        ports = [base + 1 + i for i in range(len(_PORTS))] if base else _free_ports(host, len(_PORTS))
+        wanted = [*_PORTS, *([("feed", "line_b_port")] if config.feed.line_b_port is not None else [])]
+        ports = [base + 1 + i for i in range(len(wanted))] if base else _free_ports(host, len(wanted))
         chosen: dict[str, Any] = {}
-        for (section, key), port in zip(_PORTS, ports, strict=True):
+        for (section, key), port in zip(wanted, ports, strict=True):
             chosen.setdefault(section, {})[key] = port
         return chosen
 
@@ -265,6 +266,7 @@ class Launcher:
         config = self.config
         wanted = [(name, "http_port", config.admin.host, socket.SOCK_STREAM) for name in self.names]
         wanted.append(("feed", "port", config.feed.host, socket.SOCK_DGRAM))
+        wanted.append(("feed", "line_b_port", config.feed.line_b_host, socket.SOCK_DGRAM))
         if self.options.with_sim:
             wanted.append(("exec", "port", config.exec.host, socket.SOCK_STREAM))
             wanted.append(("feed", "retransmission_port", config.feed.retransmission_host, socket.SOCK_DGRAM))

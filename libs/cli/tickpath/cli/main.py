@@ -121,6 +121,10 @@ def demo(
         Path | None,
         typer.Option("--html", help="Write a page there: percentiles, waterfalls, and the pauses that orders met."),
     ] = None,
+    loss: Annotated[
+        float,
+        typer.Option("--loss", min=0, max=0.5, help="Play on two lines, each of which loses this share of packets."),
+    ] = 0,
 ) -> None:
     """Run the whole pipeline on this machine for a while and report: exchange, feed, signals, risk, exec, Redis."""
     from tickpath.cli.demo import DemoOptions, run_demo
@@ -134,7 +138,7 @@ def demo(
     if html is not None and (html.is_dir() or not os.access(html.absolute().parent, os.W_OK)):
         fail(f"--html {html}: cannot be written; allowed is a file in a folder that exists")
     options = DemoOptions(
-        seconds, tuple(data or ()), pace, rate, seed, as_json, config, port_base, keep, _lane(lane), html
+        seconds, tuple(data or ()), pace, rate, seed, as_json, config, port_base, keep, _lane(lane), html, loss
     )
     _guarded(lambda: run_demo(options))
 
