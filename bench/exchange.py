@@ -2,10 +2,10 @@
 
 Timed, in processor time of its thread and so free of what else runs (but not of what it does to the caches): a turn
 of the player as fast as it goes (pack, stamp, one `sendto` per datagram with the delivery into a socket that is read
-in between, reading not timed), once alone and once with the venue behind it (book and matching); and an order that
-fills at once, from its OUCH bytes to its reports in the log. Then the same without sockets and Python, as replay
-runs it: every datagram packed in steps and matched, and orders in one stream. Left out: the sockets of order entry,
-the loop around.
+in between, reading not timed), alone, on two lines that lose 5% each, and with the venue behind it (book and
+matching); an order that fills at once, from its OUCH bytes to its reports in the log; a snapshot of 100,000 orders,
+from the login to the bytes that are to be sent. Then the same without sockets and Python, as replay runs it: every
+datagram packed in steps and matched, and orders in one stream. Left out: the sockets of order entry, the loop around.
 Data: a generated market, 24 instruments, the same bytes every time.
 """
 
@@ -17,6 +17,7 @@ import time
 import numpy as np
 
 from tickpath.common.histogram import HIST_SIZE
+from tickpath.common.kernels.book import add
 from tickpath.common.kernels.net import DatagramReceiver
 from tickpath.common.protocols import ouch50 as ouch
 from tickpath.common.protocols.soupbintcp import UNSEQUENCED, packet
@@ -24,14 +25,16 @@ from tickpath.common.records import format_cl_ord_id, pack_cl_ord_id
 from tickpath.common.udp import open_udp_socket
 from tickpath.sim.kernels.matching import CLOSED, Exchange
 from tickpath.sim.kernels.offline import play_all
-from tickpath.sim.layout import Counter
+from tickpath.sim.layout import Counter, Fault
 from tickpath.sim.offline import OfflineExchange
-from tickpath.sim.player import Player, Segment
+from tickpath.sim.player import Line, Player, Segment, no_tape
+from tickpath.sim.repair import SnapshotServer
 from tickpath.sim.sources.generator import generate_tape
 from tickpath.sim.sources.tape import Tape
 from tickpath.sim.venue import Venue
 
 _ORDERS = 5000
+_BOOK = 100_000
 
 
 class Nobody:
@@ -50,9 +53,11 @@ def _venue(tape: Tape, counters: np.ndarray[tuple[int], np.dtype[np.int64]]) -> 
     return Venue(Exchange.create(len(symbols), 1 << 17, 2048, counters=counters), symbols, tape.symbols)
 
 
-def _play(tape: Tape, with_venue: bool) -> Venue:
+def _play(tape: Tape, with_venue: bool, lines: int = 1) -> Venue:
     counters = np.zeros(len(Counter), np.int64)
     venue = _venue(tape, counters)
+    faults = np.zeros(len(Fault), np.int64)
+    faults[[Fault.LOSS_A_PPM, Fault.LOSS_B_PPM]] = 50_000 * (lines - 1)
     udp, _ = open_udp_socket("127.0.0.1", 0, 4 << 20)
     receiver = DatagramReceiver(udp.fileno(), 64, 2048)
     player = Player(
@@ -62,7 +67,9 @@ def _play(tape: Tape, with_venue: bool) -> Venue:
         port=udp.getsockname()[1],
         counters=counters,
         late_hist=np.zeros(HIST_SIZE, np.int64),
+        faults=faults,
         speed="max",
+        line_b=Line("127.0.0.1", udp.getsockname()[1]) if lines == 2 else None,
     )
     player.out_ns[:] = 0
     player.start(0)
@@ -75,7 +82,7 @@ def _play(tape: Tape, with_venue: bool) -> Venue:
         while receiver.receive() > 0:
             pass
     datagrams = int(counters[Counter.DATAGRAMS_SENT])
-    name = "with the venue" if with_venue else "alone"
+    name = "with the venue" if with_venue else "alone" if lines == 1 else "on two lines"
     sys.stdout.write(
         f"player {name}: {len(tape) / used * 1e3:.2f} million messages/s,"
         f" {used / datagrams / 1e3:.1f} us per datagram of {len(tape) / datagrams:.0f} messages,"
@@ -84,6 +91,29 @@ def _play(tape: Tape, with_venue: bool) -> Venue:
     player.close()
     udp.close()
     return venue
+
+
+def _snapshot() -> None:
+    counters = np.zeros(len(Counter), np.int64)
+    exchange = Exchange.create(24, 1 << 17, 2048, counters=counters)
+    symbols = tuple(f"S{i}" for i in range(24))
+    for ref in range(1, _BOOK + 1):
+        add(exchange.book, ref % 24, 1 + ref // 24 % 2, ref * 7 % 1_000_003, 1 + ref * 31 % 2000, 100)
+    tape = no_tape({symbol: i + 1 for i, symbol in enumerate(symbols)}, "none", {}, _BOOK)
+    hist = np.zeros(HIST_SIZE, np.int64)
+    player = Player(tape, Nobody(), host="127.0.0.1", port=9, counters=counters, late_hist=hist, live=True)
+    server = SnapshotServer(
+        player, exchange, symbols, tape.symbols, host="127.0.0.1", port=0, username="BENCH", counters=counters,
+        faults=np.zeros(len(Fault), np.int64),
+    )  # fmt: skip
+    times = []
+    for _ in range(25):
+        begin = time.thread_time_ns()
+        size = len(server.packets())
+        times.append(time.thread_time_ns() - begin)
+    server.close()
+    player.close()
+    sys.stdout.write(f"snapshot of {_BOOK} orders, {size >> 10} KiB: {sorted(times)[12] / 1e6:.1f} ms\n")
 
 
 def _orders(symbols: tuple[str, ...]) -> list[bytes]:
@@ -127,5 +157,7 @@ def _offline(tape: Tape) -> None:
 if __name__ == "__main__":
     market = generate_tape(1, seconds=30, rate=20_000)
     _play(market, with_venue=False)
+    _play(market, with_venue=False, lines=2)
     _trade(_play(market, with_venue=True))
+    _snapshot()
     _offline(market)
