@@ -399,11 +399,12 @@ def test_a_decoded_record_has_decimals_and_names(stream: str) -> None:
         assert found["symbol"] == symbol
         if stream == "ticks":
             bid = int(record["bid_ticks"])
-            expected = None if bid == NO_PRICE_TICKS else f"{TABLE.price(int(record['instrument']), bid):f}"
-            assert found["bid"] == expected
+            expected = None if bid == NO_PRICE_TICKS else TABLE.price(int(record["instrument"]), bid)
+            assert (found["bid"] and Decimal(found["bid"])) == expected
             assert found["flags"] == [flag.name for flag in TickFlag if record["flags"] & flag]
         else:
-            assert found["price"] == f"{TABLE.price(int(record['instrument']), int(record['price_ticks'])):f}"
+            assert Decimal(found["price"]) == TABLE.price(int(record["instrument"]), int(record["price_ticks"]))
+            assert len(found["price"].partition(".")[2]) == {"AAPL": 4, "BTC": 2}[symbol]
             assert found["side"] == Side(int(record["side"])).name
         assert symbol in line_of(stream, 5, found)
 

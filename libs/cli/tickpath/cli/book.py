@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import http
 import json
 import sys
 import time
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _EVERY_S: Final = 0.25
+_TRIES: Final = 5
 _BAR: Final = 24  # characters of the longest bar
 _FILLED: Final = "━"
 
@@ -52,11 +55,20 @@ def show_book(system: System, symbol: str, *, levels: int, once: bool, as_json: 
 
 
 def _ask(feed: Endpoint, symbol: str, levels: int) -> dict[str, Any]:
-    book: dict[str, Any] = feed.ask("GET", f"/book/{quote(symbol, safe='')}?levels={levels}")
+    """The book; asked for again while feed is too busy to show it. Raises ControlError."""
+    path = f"/book/{quote(symbol, safe='')}?levels={levels}"
+    status, book = feed.request("GET", path)
+    for _ in range(_TRIES):
+        if status != http.HTTPStatus.SERVICE_UNAVAILABLE:
+            break
+        status, book = feed.request("GET", path)
+    if status != http.HTTPStatus.OK:
+        book = feed.ask("GET", path)  # which says what is wrong, unless it is not any more
     if not {"symbol", "bids", "asks"} <= book.keys():
         msg = f"feed answers /book/{symbol} with {', '.join(book)}; expected were symbol, bids and asks"
         raise ControlError(msg)
-    return book
+    found: dict[str, Any] = book
+    return found
 
 
 def ladder(book: dict[str, Any], levels: int) -> Table:
@@ -73,6 +85,7 @@ def ladder(book: dict[str, Any], levels: int) -> Table:
     for column, justify in (("orders", "right"), ("lots", "right"), ("", "left"), ("price", "right")):
         table.add_column(column, justify=justify, min_width=_BAR if column == "" else 10)  # type: ignore[arg-type]
     asks, bids = book["asks"][:levels], book["bids"][:levels]
+    decimals = max((_decimals(level["price"]) for level in (*asks, *bids)), default=2)
     most = max((level["lots"] for level in (*asks, *bids)), default=1)
     for _ in range(levels - len(asks)):
         table.add_row("", "", "", "")
@@ -82,11 +95,19 @@ def ladder(book: dict[str, Any], levels: int) -> Table:
         for level in rows:
             bar = _FILLED * max(1, round(_BAR * level["lots"] / max(most, 1)))
             table.add_row(
-                f"{level['orders']:,}", f"{level['lots']:,}", Text(bar, style=side), Text(level["price"], style=side)
+                f"{level['orders']:,}",
+                f"{level['lots']:,}",
+                Text(bar, style=side),
+                Text(f"{Decimal(level['price']):.{decimals}f}", style=side),
             )
     for _ in range(levels - len(bids)):
         table.add_row("", "", "", "")
     return table
+
+
+def _decimals(price: str) -> int:
+    """Digits behind the point that say something; two at least."""
+    return max(2, len(price.partition(".")[2].rstrip("0")))
 
 
 def _caption(book: dict[str, Any]) -> str:

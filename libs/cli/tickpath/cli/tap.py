@@ -173,8 +173,8 @@ def decode(stream: str, record: Any, table: InstrumentTable) -> dict[str, Any]:
             continue
         value = record[name].item()
         if name.endswith("_ticks"):
-            price = table.price(instrument, value) if known and value != NO_PRICE_TICKS else None
-            found[name.removesuffix("_ticks")] = None if price is None else f"{price:f}"
+            there = known and value != NO_PRICE_TICKS
+            found[name.removesuffix("_ticks")] = price_text(table, instrument, value) if there else None
         elif name in ENUMS:
             enum = ENUMS[name]
             found[name] = enum(value).name if value in list(enum) else value
@@ -185,6 +185,12 @@ def decode(stream: str, record: Any, table: InstrumentTable) -> dict[str, Any]:
     if "flags" in record.dtype.names:
         found["flags"] = [flag.name for flag in TickFlag if int(record["flags"]) & flag]
     return found
+
+
+def price_text(table: InstrumentTable, instrument: int, ticks: int) -> str:
+    """A price with as many decimals as the instrument's tick has."""
+    decimals = -int(table.price(instrument, 1).normalize().as_tuple().exponent)
+    return f"{table.price(instrument, ticks):.{max(0, decimals)}f}"
 
 
 def clock_text(ns: int) -> str:
