@@ -49,9 +49,10 @@ def make_tape(config: Config) -> Tape:
 
 def open_market(config: Config) -> LiveMarket | None:
     """The live market of ``sim.live``, None when a tape is to be played. Raises StartError."""
-    if not getattr(config.sim, "live", None):
+    if config.sim.live is None:
         return None
     try:
+        # Its codecs and its connection are not loaded for a tape.
         market: LiveMarket = import_module("tickpath.sim.live").open_live(config)
     except DataFileError as error:
         raise StartError(str(error)) from None
