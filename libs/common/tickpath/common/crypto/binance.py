@@ -148,6 +148,11 @@ class BinanceSpot(Codec):
         for name in self.market.names:
             self._books[name] = _Book()
 
+    def last_u(self, symbol: str) -> int:
+        """Number of the last change in the book of a symbol, -1 while it has none."""
+        book = self._book(symbol)
+        return -1 if book.state == _State.WAITING else book.last_u
+
     def ready(self) -> bool:
         """All books have their snapshot."""
         return all(self._book(name).state != _State.WAITING for name in self.market.names)

@@ -118,6 +118,10 @@ class Bybit(Codec):
         super().disconnected()
         self._last_u.clear()
 
+    def last_u(self, symbol: str) -> int:
+        """Number of the last change in the book of a symbol, -1 while it has none."""
+        return self._last_u.get(symbol, -1)
+
     def ready(self) -> bool:
         """All books have their snapshot."""
         return all(name in self._last_u for name in self.market.names)

@@ -256,6 +256,11 @@ class Market:
         state = self._symbols[number].state
         return int(state[l2.PRICE_SCALE]), int(state[l2.QTY_SCALE])
 
+    def written(self, number: int) -> tuple[int, int]:
+        """Decimals with which the venue writes prices and quantities of levels, zeros included: the most so far."""
+        state = self._symbols[number].state
+        return int(state[l2.PRICE_TEXT]), int(state[l2.QTY_TEXT])
+
     def largest(self, number: int) -> tuple[Decimal, Decimal]:
         """Largest price that was a best one or traded, and largest quantity told or traded, so far."""
         state = self._symbols[number].state
