@@ -93,13 +93,10 @@ def ladder(book: dict[str, Any], levels: int) -> Table:
         if side == "green":
             table.add_section()
         for level in rows:
+            price = f"{Decimal(level['price']):.{decimals}f}"
             bar = _FILLED * max(1, round(_BAR * level["lots"] / max(most, 1)))
-            table.add_row(
-                f"{level['orders']:,}",
-                f"{level['lots']:,}",
-                Text(bar, style=side),
-                Text(f"{Decimal(level['price']):.{decimals}f}", style=side),
-            )
+            shown = Text(bar, style=side), Text(price, style=side)
+            table.add_row(f"{level['orders']:,}", f"{level['lots']:,}", *shown)
     for _ in range(levels - len(bids)):
         table.add_row("", "", "", "")
     return table
