@@ -664,8 +664,8 @@ def decode(state, buffer, lengths, first, end, recv_ns, line, out):
 def announce(state, first, now_ns, out):
     """Ticks of the instruments from `first` on as they are now, as many as `out` has room for; returns how many.
 
-    For a change that no message makes: the channel's state, or books that were taken anew. An instrument of which
-    nothing was ever heard gets a tick too, with flags alone.
+    For a change that no message makes: the channel's state, or books that were taken anew. QUOTE only where best bid
+    or offer are others than before: the rest is news of the channel, not of the market.
     """
     n = min(len(state.marks) - first, len(out))
     for k in range(n):
@@ -674,13 +674,23 @@ def announce(state, first, now_ns, out):
         mark.cause_seq = max(state.channel[_EXPECTED] - 1, 0)
         mark.recv_ns = now_ns
         mark.decoded_ns = now_ns
-        mark.bid_ticks = best_ticks(state.book, instrument, _BUY)
-        mark.ask_ticks = best_ticks(state.book, instrument, _SELL)
-        mark.bid_lots = best_lots(state.book, instrument, _BUY)
-        mark.ask_lots = best_lots(state.book, instrument, _SELL)
+        bid_ticks = best_ticks(state.book, instrument, _BUY)
+        ask_ticks = best_ticks(state.book, instrument, _SELL)
+        bid_lots = best_lots(state.book, instrument, _BUY)
+        ask_lots = best_lots(state.book, instrument, _SELL)
+        same = (
+            mark.bid_ticks == bid_ticks
+            and mark.ask_ticks == ask_ticks
+            and mark.bid_lots == bid_lots
+            and mark.ask_lots == ask_lots
+        )
+        mark.bid_ticks = bid_ticks
+        mark.ask_ticks = ask_ticks
+        mark.bid_lots = bid_lots
+        mark.ask_lots = ask_lots
         mark.last_ticks = NO_PRICE_TICKS
         mark.last_lots = 0
-        mark.flags = _QUOTE | _doubts(state, instrument)
+        mark.flags = (0 if same else _QUOTE) | _doubts(state, instrument)
         out[k] = mark
     state.counters[_C_TICKS] += n
     return n

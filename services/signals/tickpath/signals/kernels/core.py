@@ -92,6 +92,7 @@ _DECODE_TO_STRATEGY = int(Histogram.DECODE_TO_STRATEGY)
 _DECODE_TO_SIGNAL = int(Histogram.DECODE_TO_SIGNAL)
 
 _NOT_TRADABLE = int(TickFlag.SUSPECT | TickFlag.HALTED)
+_NEWS = int(TickFlag.QUOTE | TickFlag.TRADE)
 _NEW = int(Action.NEW)
 _CANCEL = int(Action.CANCEL)
 _BUY = int(Side.BUY)
@@ -148,10 +149,13 @@ def open_tables(memory):
 
 @part(types.boolean(_WORDS, COUNTERS_TYPE, HIST_TYPE, _WORDS, _POINTS, _TICK, _i8))
 def admit(words, counters, hist, counts, points, tick, now_ns):
-    """Append a tick to its time series. False if there is none."""
+    """Append a tick to its time series. False if there is none, or nothing has happened in the market."""
     i = tick.instrument
     if i < 0 or i >= words[_W_INSTRUMENTS]:
         counters[_TICKS_UNKNOWN] += 1
+        return False
+    if not tick.flags & _NEWS:  # feed's word on its channel: for risk
+        counters[_TICKS] += 1
         return False
     capacity = words[_W_CAPACITY]
     first = i * 2 * capacity + (counts[i] & (capacity - 1))
