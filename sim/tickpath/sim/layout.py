@@ -137,6 +137,9 @@ class OrderStatus(IntEnum):
 #: Orders that the venue remembers; live ones are never overwritten, an order that finds no slot is rejected.
 ORDER_CAPACITY: Final = 1 << 16
 
+#: File in run_dir with what the reader of a live market has counted (JSON), written about once a second.
+LIVE_STATUS: Final = "live.json"
+
 VENUE_ORDER: Final = np.dtype(
     [
         ("order_ref", "<i8"),  # order reference number of the venue, from 1

@@ -7,6 +7,7 @@ takes the units from that table, so that the exchange and everybody else count i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
@@ -21,6 +22,7 @@ from tickpath.common.crypto.reader import FetchError, Reader, fetch
 from tickpath.common.crypto.venues import VENUES, Venue
 from tickpath.common.instruments import InstrumentError, load_instruments
 from tickpath.common.records import MAX_PRICE_TICKS, MAX_QTY_LOTS
+from tickpath.sim.layout import LIVE_STATUS as STATUS_FILE
 from tickpath.sim.player import Segment
 from tickpath.sim.sources.crypto import make_terms
 from tickpath.sim.sources.tape import DataFileError, Terms
@@ -41,12 +43,21 @@ _INSTRUMENTS: Final = {
 class Live:
     """See `tickpath.sim.player.LiveMarket`."""
 
-    def __init__(self, venue: str, reader: Reader, symbols: dict[str, int], terms: dict[str, Terms]) -> None:
-        self.symbols = symbols
+    def __init__(self, config: Config, market: Market, terms: dict[str, Terms]) -> None:
+        """Connects; the symbols of the market are those that are wanted."""
+        venue = _venue(config)
+        self.symbols = {short: number + 1 for number, short in enumerate(market.shorts)}
         self.terms = terms
-        self.source = f"live {venue}: {', '.join(symbols)}"
-        self._reader = reader
-        reader.start()
+        self.source = f"live {venue.codec.venue}: {', '.join(self.symbols)}"
+        self._path = config.run_dir / STATUS_FILE
+        self._reader = Reader(
+            venue.codec(market, market.names),
+            venue.url,
+            venue.http_url,
+            stale_s=config.sim.live_stale_s,
+            report=self._report,
+        )
+        self._reader.start()
 
     def inputs(self) -> Sequence[int]:
         """The descriptor that is readable when there is something to poll."""
@@ -75,15 +86,22 @@ class Live:
             "levels": reader.codec.market.counts(),
         }
 
+    def _report(self) -> None:
+        """Leave the status where the side process finds it; in the thread of the reader."""
+        with contextlib.suppress(OSError):
+            fresh = self._path.with_suffix(".new")
+            fresh.write_bytes(msgspec.json.encode(self.status()))
+            fresh.replace(self._path)
+
     def close(self) -> None:
         """End the connection."""
         self._reader.close()
+        self._path.unlink(missing_ok=True)
 
 
 def open_live(config: Config) -> Live:
     """The live market of the configuration (``sim.live``, ``sim.live_symbols``). Raises DataFileError."""
-    name, names = _wanted(config)
-    venue = _venue(config)
+    names = _wanted(config)[1]
     shorts = short_names(names)
     try:
         table = load_instruments(config.instruments)
@@ -108,8 +126,7 @@ def open_live(config: Config) -> Live:
     market.time_ns = time.time_ns() % 86_400_000_000_000
     for symbol in names:
         market.add(symbol, shorts[symbol])
-    reader = Reader(venue.codec(market, names), venue.url, venue.http_url, stale_s=config.sim.live_stale_s)
-    return Live(name, reader, {short: number + 1 for number, short in enumerate(market.shorts)}, terms)
+    return Live(config, market, terms)
 
 
 def find_terms(config: Config) -> dict[str, Terms]:

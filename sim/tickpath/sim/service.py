@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,7 +15,7 @@ from tickpath.common.instruments import InstrumentError, load_instruments
 from tickpath.common.pages import Command, Fields, Page, command, read_text
 from tickpath.common.process import StartError
 from tickpath.common.service import Service
-from tickpath.sim.layout import Counter, Fault, OrderStatus
+from tickpath.sim.layout import LIVE_STATUS, Counter, Fault, OrderStatus
 
 _EVERY = Field(default=0, ge=0, description="spoil every n-th packet, on both lines; 0: none")
 _PPM = Field(default=0, ge=0, le=1_000_000, description="parts per million of the packets, by seed")
@@ -104,6 +105,7 @@ class SimService(Service):
             "snapshots": _address(feed.snapshot_host, feed.snapshot_port),
             "positions": _by_symbol(page, "positions"),
             "open_orders": _by_symbol(page, "open_orders"),
+            **_live(self.config),
             "faults": {fault.name.lower(): int(self.side["faults"][fault]) for fault in Fault},
         }
 
@@ -162,6 +164,16 @@ class SimService(Service):
 
 def _address(host: str, port: int | None) -> str:
     return "" if port is None else f"{host}:{port}"
+
+
+def _live(config: Config) -> dict[str, Any]:
+    """What the reader of a live market has counted, once it has."""
+    if config.sim.live is None:
+        return {}
+    try:
+        return {"live": json.loads((config.run_dir / LIVE_STATUS).read_bytes())}
+    except (OSError, ValueError):
+        return {"live": {}}
 
 
 def _by_symbol(page: Page, field: str) -> dict[str, int]:

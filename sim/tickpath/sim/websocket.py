@@ -58,6 +58,8 @@ class _Client:
         self.sequence = 0  # of Coinbase
 
     def send(self, frame: bytes, kind: int = _TEXT) -> None:
+        if self.writer.is_closing():
+            return
         n = len(frame)
         head = bytes((0x80 | kind,))
         if n < 126:

@@ -1,5 +1,7 @@
 """``python -m tickpath.cli.data TARGET FILE...``: the instrument table of recorded data, written to TARGET.
 
+Without a file: of the live market of the configuration, which is asked how its symbols are traded.
+
 A process of its own for the launcher, because reading the data needs Numba. One JSON line on stdout: what the data
 is, or ``{"fault": ...}``.
 """
@@ -17,6 +19,8 @@ def main(arguments: list[str]) -> int:
     from tickpath.sim.sources.tape import DataFileError, write_instruments  # noqa: PLC0415
 
     target, *files = map(Path, arguments)
+    if not files:
+        return _live(target)
     try:
         tape = load_tape(files)
         if not tape.symbols:
@@ -34,6 +38,24 @@ def main(arguments: list[str]) -> int:
         "findings": tape.findings,
     }
     sys.stdout.write(json.dumps(found) + "\n")
+    return 0
+
+
+def _live(target: Path) -> int:
+    """The same for the live market of the configuration."""
+    from tickpath.common.config import load_config  # noqa: PLC0415
+    from tickpath.common.instruments import InstrumentError, make_table, save_instruments  # noqa: PLC0415
+    from tickpath.sim.live import find_terms  # noqa: PLC0415
+    from tickpath.sim.sources.tape import DataFileError  # noqa: PLC0415
+
+    try:
+        terms = find_terms(load_config())
+        rows = [(symbol, *one, one.tick_size) for symbol, one in sorted(terms.items())]
+        save_instruments(make_table(rows), target)
+    except (DataFileError, InstrumentError) as error:
+        sys.stdout.write(json.dumps({"fault": str(error)}) + "\n")
+        return 2
+    sys.stdout.write(json.dumps({"source": f"live: {', '.join(terms)}", "symbols": len(terms)}) + "\n")
     return 0
 
 

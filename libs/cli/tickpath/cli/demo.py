@@ -8,7 +8,7 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -62,6 +62,7 @@ class DemoOptions:
     keep: Path | None = None
     lane: str = ""  # empty: as configured
     html: Path | None = None  # where the latency page goes
+    live: Mapping[str, Any] | None = None  # settings of section sim: the live market in the place of a tape
     loss: float = 0.0  # share of the packets that each of two lines loses; 0: one line, which loses nothing
 
 
@@ -123,6 +124,7 @@ def _sections(options: DemoOptions) -> dict[str, Any]:
         "seed": options.seed,
         "generate_seconds": _generated_s(options),
     }
+    sim |= options.live or {}
     feed: dict[str, Any] = {"host": "127.0.0.1"}
     if options.loss:
         sim |= {"loss_a": options.loss, "loss_b": options.loss, "fault_seed": options.seed}

@@ -193,6 +193,8 @@ class Launcher:
         self._start_redis()
         if self.options.data:
             self._write_instruments()
+        elif self._is_live(self.config):
+            self._read_data(self.run_dir / "instruments.csv")
         for name in ("sim", "signals", "risk", "feed", "exec"):  # those first that take longest to be ready
             if name in self.names:
                 self._start_child(name)
@@ -216,7 +218,7 @@ class Launcher:
         first = load_config(file, **options.sections)  # the sections of the command, before ours are added
         self.token = first.admin.bearer() or secrets.token_urlsafe(24)
         sections = _merge(options.sections, {"run_dir": str(self.run_dir)}, self._ports(first), self._cores(first))
-        if options.data:
+        if options.data or self._is_live(first):
             sections = _merge(sections, {"instruments": str(self.run_dir / "instruments.csv")})
         if options.own_redis or not _answers(first.redis.url):
             self._redis = RedisServer(self.run_dir, port=None, unix_socket=self.run_dir / "redis.sock")
@@ -231,6 +233,10 @@ class Launcher:
             CONFIG_ENV: str(file.absolute()),
             f"{ENV_PREFIX}ADMIN__TOKEN": self.token,
         }
+
+    def _is_live(self, config: Config) -> bool:
+        """Whether the exchange plays a live market: then that decides the instruments."""
+        return self.options.with_sim and config.sim.live is not None
 
     def _ports(self, config: Config) -> dict[str, Any]:
         base = self.options.port_base

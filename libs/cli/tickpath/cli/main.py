@@ -55,6 +55,21 @@ LaneOption = Annotated[
         show_default="configured",
     ),
 ]
+FeedOption = Annotated[
+    str,
+    typer.Option(
+        "--feed",
+        help="Trade a live market on paper: binance, binance-usdm, binance-coinm, kraken, coinbase or bybit.",
+        show_default=False,
+    ),
+]
+SymbolsOption = Annotated[
+    str, typer.Option("--symbols", help="Of --feed, with commas: btcusdt,ethusdt.", show_default=False)
+]
+FeedUrlOption = Annotated[
+    str,
+    typer.Option("--feed-url", help="Another server than the venue's: ws://127.0.0.1:9400.", show_default=False),
+]
 ReasonOption = Annotated[str, typer.Option("--reason", help="Why, for the record.")]
 
 
@@ -94,6 +109,26 @@ def _lane(text: str) -> str:
     return text
 
 
+def _live(feed: str, symbols: str, url: str) -> dict[str, Any]:
+    """Settings of section ``sim`` for a live market, empty when none is wanted."""
+    from typing import get_args
+
+    from tickpath.common.config import LiveVenue
+
+    wanted = [symbol.strip() for symbol in symbols.split(",") if symbol.strip()]
+    if not feed:
+        if wanted or url:
+            fail("--symbols and --feed-url belong to --feed, which names the venue")
+        return {}
+    if feed not in get_args(LiveVenue):
+        fail(f"--feed {feed!r}: allowed are {', '.join(get_args(LiveVenue))}")
+    if not wanted:
+        fail(f"--feed {feed} needs --symbols: those to trade, as the venue writes them, with commas between them")
+    if url and not url.startswith(("ws://", "wss://")):
+        fail(f"--feed-url {url!r}: must begin with ws:// or wss://")
+    return {"live": feed, "live_symbols": wanted, **({"live_url": url} if url else {})}
+
+
 @app.command()
 def demo(
     seconds: Annotated[
@@ -102,7 +137,7 @@ def demo(
     data: Annotated[
         list[Path] | None,
         typer.Option(
-            "--data", help="Recorded file: ITCH 5.0, or LOBSTER messages; may be given again. None: generated."
+            "--data", help="Recorded file (docs/data.md says of what kinds); may be given again. None: generated."
         ),
     ] = None,
     speed: Annotated[str, typer.Option("--speed", help="Times the recorded pace; max; step: in lockstep.")] = "1",
@@ -125,6 +160,9 @@ def demo(
         float,
         typer.Option("--loss", min=0, max=0.5, help="Play on two lines, each of which loses this share of packets."),
     ] = 0,
+    feed: FeedOption = "",
+    symbols: SymbolsOption = "",
+    feed_url: FeedUrlOption = "",
 ) -> None:
     """Run the whole pipeline on this machine for a while and report: exchange, feed, signals, risk, exec, Redis."""
     from tickpath.cli.demo import DemoOptions, run_demo
@@ -137,8 +175,11 @@ def demo(
         fail("--rate and --speed exclude each other: --rate sets a pace of its own")
     if html is not None and (html.is_dir() or not os.access(html.absolute().parent, os.W_OK)):
         fail(f"--html {html}: cannot be written; allowed is a file in a folder that exists")
+    live = _live(feed, symbols, feed_url)
+    if live and (data or rate or speed != "1"):
+        fail("--feed is a live market: --data, --speed and --rate are for recorded ones")
     options = DemoOptions(
-        seconds, tuple(data or ()), pace, rate, seed, as_json, config, port_base, keep, _lane(lane), html, loss
+        seconds, tuple(data or ()), pace, rate, seed, as_json, config, port_base, keep, _lane(lane), html, live, loss
     )
     _guarded(lambda: run_demo(options))
 
@@ -146,7 +187,7 @@ def demo(
 @app.command()
 def replay(
     files: Annotated[
-        list[Path], typer.Argument(help="Recorded files: ITCH 5.0 or LOBSTER messages; several play together.")
+        list[Path], typer.Argument(help="Recorded files (docs/data.md says of what kinds); several play together.")
     ],
     as_json: JsonOption = False,
     config: ConfigOption = None,
@@ -169,11 +210,17 @@ def up(
     run_dir: Annotated[Path | None, typer.Option("--run-dir", help="Folder for sockets, pages and journal.")] = None,
     port_base: PortBaseOption = None,
     lane: LaneOption = "",
+    feed: FeedOption = "",
+    symbols: SymbolsOption = "",
+    feed_url: FeedUrlOption = "",
 ) -> None:
     """Run the services in the foreground until Ctrl-C."""
     from tickpath.cli.up import run_up
 
-    _guarded(lambda: run_up(config, run_dir, port_base, with_sim=with_sim, lane=_lane(lane), say=say))
+    live = _live(feed, symbols, feed_url)
+    if live and not with_sim:
+        fail("--feed needs the simulated exchange: it plays the live market and takes the orders; leave --no-sim out")
+    _guarded(lambda: run_up(config, run_dir, port_base, with_sim=with_sim, lane=_lane(lane), live=live, say=say))
 
 
 @app.command()

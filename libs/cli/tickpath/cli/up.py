@@ -6,9 +6,9 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from tickpath.cli import runs
 from tickpath.cli.launcher import EXIT_FAULT, Interrupted, Launcher, LaunchError, Options, StopRequest
@@ -26,17 +26,21 @@ def run_up(
     *,
     with_sim: bool,
     lane: str = "",
+    live: Mapping[str, Any] | None = None,
     say: Callable[[str], None],
 ) -> int:
     """Start and stay until asked to stop.
 
     With the simulated exchange the journal is as short-lived as the exchange's books: without `run_dir` a fresh
     folder is used and removed. Against a venue the folder is the configuration's and the journal stays in it.
+    `live` are settings of section ``sim``: the live market that the exchange plays.
     """
     stop = StopRequest()
     if run_dir is None and not with_sim:
         run_dir = load_config(config).run_dir
-    sections = {"links": {"lane": lane}} if lane else {}
+    sections: dict[str, Any] = {"links": {"lane": lane}} if lane else {}
+    if live:
+        sections["sim"] = dict(live)
     options = Options("up", config, sections, run_dir, port_base, with_sim, own_redis=False)
     try:
         with Launcher(options, say, stop) as system:

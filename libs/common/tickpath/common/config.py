@@ -34,6 +34,9 @@ Share = Annotated[float, Field(ge=0, le=1)]  # of all: 0.05 is five in a hundred
 #: because all four stages are one process.
 Lane = Literal["zmq-ipc", "zmq-tcp", "shm", "fused"]
 
+#: Crypto venues whose live markets the simulated exchange can play.
+LiveVenue = Literal["binance", "binance-usdm", "binance-coinm", "kraken", "coinbase", "bybit"]
+
 Limit = Annotated[int, Field(ge=0, le=2**62)] | Literal["unlimited"]
 
 
@@ -257,7 +260,7 @@ class SimConfig(_Section):
     delay_us: Annotated[int, Field(ge=0, le=1_000_000)] = 1000
     loss_retransmission: Share = 0.0
     # A live crypto market in the place of a tape (docs/crypto.md).
-    live: Literal["binance", "binance-usdm", "binance-coinm", "kraken", "coinbase", "bybit"] | None = None
+    live: LiveVenue | None = None
     live_symbols: tuple[str, ...] = ()  # as the venue writes them
     live_url: Annotated[str, Field(pattern=r"^wss?://.+")] | None = None  # another WebSocket server than the venue's
     live_http_url: Annotated[str, Field(pattern=r"^https?://.+")] | None = None  # and HTTP; None: the same host

@@ -41,6 +41,7 @@ _LONGEST_WAIT_S: Final = 30.0
 _ASK_AGAIN_S: Final = 1.0
 _KEEP_ALIVE_S: Final = 15.0
 _LOOK_S: Final = 0.1
+_REPORT_S: Final = 1.0
 _HTTP_TIMEOUT_S: Final = 10.0
 _MOST_BYTES: Final = 64 << 20
 _NS_PER_DAY: Final = 86_400_000_000_000
@@ -74,6 +75,8 @@ async def fetch(url: str) -> bytes:
     finally:
         if writer is not None:
             writer.close()
+            with contextlib.suppress(OSError, TimeoutError):
+                await asyncio.wait_for(writer.wait_closed(), 1.0)
     if response.status != http.client.OK:
         said = body[:200].decode("utf-8", errors="replace")
         msg = f"{url}: {response.status} {response.reason}: {said}"
@@ -138,7 +141,9 @@ class Reader:
         stale_s: float = 30.0,
         most_waiting: int = 1 << 20,
         first_wait_s: float = _FIRST_WAIT_S,
+        report: Callable[[], None] | None = None,
     ) -> None:
+        """`report` is called about once a second, in the thread of the reader."""
         self.codec: Final = codec
         self.counts: Counter[str] = Counter()  # connections, frames, ...: see docs/crypto.md
         self.state = "connecting"  # for people: connecting, live, waiting
@@ -148,6 +153,8 @@ class Reader:
         self._stale_s = stale_s
         self._most_waiting = most_waiting
         self._first_wait_s = first_wait_s
+        self._report = report
+        self._reported_s = 0.0
         self._batches: deque[Batch] = deque()
         self._handed = 0  # messages put into the queue so far; written by the thread only
         self._taken = 0  # messages taken from it; written by the one that takes only
@@ -234,6 +241,7 @@ class Reader:
             self._hand_over()
             wait_s = self._first_wait_s if self._heard else min(2 * wait_s, _LONGEST_WAIT_S)
             self.state = "waiting"
+            self._tell(time.monotonic())
             await self._sleep(wait_s * random.uniform(0.5, 1.0), woken)  # noqa: S311 - to spread clients, no secret
             while self.waiting > self._most_waiting // 2 and not self._closing:
                 await self._sleep(_LOOK_S, woken)
@@ -256,6 +264,7 @@ class Reader:
         try:
             while not listener.over and not self._closing:
                 now = time.monotonic()
+                self._tell(now)
                 if now - self._last_frame_s > self._stale_s:
                     self.counts["stale"] += 1
                     self.last_fault = f"nothing was heard for {self._stale_s:g} s"
@@ -315,6 +324,11 @@ class Reader:
         self._now()
         self.codec.snapshot(symbol, body)
         self._after()
+
+    def _tell(self, now: float) -> None:
+        if self._report is not None and now - self._reported_s >= _REPORT_S:
+            self._reported_s = now
+            self._report()
 
     def _send(self, transport: WSTransport, frames: list[bytes]) -> None:
         for frame in frames:
