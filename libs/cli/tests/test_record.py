@@ -82,7 +82,7 @@ def some(stream: str, first: int, n: int) -> Any:
     if stream == "reports":
         records["seq"] = np.arange(first, first + n)
     records["recv_ns"] = 10**12 + 1000 * np.arange(first, first + n)
-    if stream == "datagrams":
+    if dtype == DATAGRAM:
         records["part"], records["length"] = 0, rng.integers(0, 1500, n)
         records["data"] = rng.integers(0, 256, (n, DATAGRAM_BYTES))
         return records
@@ -463,6 +463,32 @@ def test_recorded_datagrams_with_a_hole_say_what_is_missing(tmp_path: Path) -> N
     played = load_tape([tmp_path])
     assert len(played) + played.findings["missing_messages"] == len(tape)
     assert played.findings["gaps"] == 1
+
+
+def test_recorded_frames_of_a_venue_are_played_like_its_raw_recording(tmp_path: Path) -> None:
+    """As lines, and straight from the recording: the same tape, book for book."""
+    frames = [
+        b'{"e":"depthUpdate","E":0,"s":"BTCUSDT","U":9,"u":10,"b":[["100.00","2.0"]],"a":[]}',
+        b'{"lastUpdateId":10,"bids":[["100.00","2.0"],["99.50","1.5"]],"asks":[["100.50","1.0"]]}',
+        b'{"e":"depthUpdate","E":1,"s":"BTCUSDT","U":11,"u":11,"b":[["100.00","0.5"]],"a":[["101.00","4.0"]]}',
+        b'{"e":"trade","E":2,"s":"BTCUSDT","t":1,"p":"100.50","q":"0.5","T":2,"m":false}',
+        b'{"e":"depthUpdate","E":3,"s":"BTCUSDT","U":12,"u":13,"b":[["98.50","3.0"]],"a":[["100.50","0.0"]]}',
+    ]
+    records = np.zeros(len(frames), DATAGRAM)
+    for index, (record, frame) in enumerate(zip(records, frames, strict=True)):
+        record["recv_ns"], record["length"] = time.monotonic_ns() + 1_000_000 * index, len(frame)
+        record["data"][: len(frame)] = np.frombuffer(frame, np.uint8)
+    (tmp_path / "recording").mkdir()
+    out = writer(tmp_path / "recording", "frames")
+    out.write(records, 1)
+    out.close()
+    exported(tmp_path / "recording", None, tmp_path / "out", "tsjson")
+    lines = (tmp_path / "out" / "frames.tsjson").read_bytes().splitlines()
+    assert [line.partition(b" ")[2] for line in lines] == frames
+    tape, same_tape = (load_tape([path]) for path in (tmp_path / "recording", tmp_path / "out" / "frames.tsjson"))
+    assert len(tape) > len(frames)
+    assert tape.counts["P"] == 1
+    assert bytes(tape.data) == bytes(same_tape.data)
 
 
 def test_a_recording_without_datagrams_cannot_be_played_and_says_why(tmp_path: Path) -> None:

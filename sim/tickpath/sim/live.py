@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
+from tickpath.common.clock import now_ns
 from tickpath.common.config import Config
 from tickpath.common.crypto.binance import BinanceSpot
 from tickpath.common.crypto.market import Market, short_names
@@ -22,6 +23,7 @@ from tickpath.common.crypto.reader import FetchError, Reader, fetch
 from tickpath.common.crypto.venues import VENUES, Venue
 from tickpath.common.instruments import InstrumentError, load_instruments
 from tickpath.common.records import MAX_PRICE_TICKS, MAX_QTY_LOTS
+from tickpath.common.taps import Tap
 from tickpath.sim.layout import LIVE_STATUS as STATUS_FILE
 from tickpath.sim.player import Segment
 from tickpath.sim.sources.crypto import make_terms
@@ -50,12 +52,14 @@ class Live:
         self.terms = terms
         self.source = f"live {venue.codec.venue}: {', '.join(self.symbols)}"
         self._path = config.run_dir / STATUS_FILE
+        self._frames = Tap(config, "frames", time.time_ns())
         self._reader = Reader(
             venue.codec(market, market.names),
             venue.url,
             venue.http_url,
             stale_s=config.sim.live_stale_s,
             report=self._report,
+            seen=self._show,
         )
         self._reader.start()
 
@@ -86,6 +90,10 @@ class Live:
             "levels": reader.codec.market.counts(),
         }
 
+    def _show(self, frame: bytes) -> None:
+        """For `tickpath record`; in the thread of the reader."""
+        self._frames.put_message(frame, now_ns())
+
     def _report(self) -> None:
         """Leave the status where the side process finds it; in the thread of the reader."""
         with contextlib.suppress(OSError):
@@ -96,6 +104,7 @@ class Live:
     def close(self) -> None:
         """End the connection."""
         self._reader.close()
+        self._frames.close()
         self._path.unlink(missing_ok=True)
 
 

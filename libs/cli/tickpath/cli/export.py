@@ -35,11 +35,11 @@ from tickpath.cli.control import ControlError
 from tickpath.cli.tap import ENUMS, STREAMS
 from tickpath.common.config import FeedConfig, load_config
 from tickpath.common.instruments import InstrumentTable, load_instruments, rows_of
-from tickpath.common.recording import TIME_FIELDS, Recording, RecordingError, as_capture
+from tickpath.common.recording import TIME_FIELDS, Recording, RecordingError, as_capture, as_lines
 from tickpath.common.records import NO_PRICE_TICKS, ORDER, REPORT, Action, ExecEvent, TickFlag
 from tickpath.exec.journal import JournalError, read_journal
 
-FORMATS: Final = ("parquet", "csv", "pcap")
+FORMATS: Final = ("parquet", "csv", "pcap", "tsjson")
 
 Records = npt.NDArray[Any]
 
@@ -217,14 +217,14 @@ def run_export(
         out.mkdir(parents=True, exist_ok=True)
         if journal is not None:
             table = load_instruments(instruments or load_config(config).instruments)
-            if file_format == "pcap":
-                msg = "--format pcap: a journal has no datagrams"
+            if file_format not in _SINKS:
+                msg = f"--format {file_format}: a journal has reports and orders only"
                 raise ControlError(msg)
             return _export_journal(journal, table, out, file_format, say)
         assert recording is not None  # noqa: S101 - the caller has seen to it
         found = Recording(recording)
-        if file_format == "pcap":
-            return _export_capture(found, out, say)
+        if file_format not in _SINKS:
+            return (_export_capture if file_format == "pcap" else _export_frames)(found, out, say)
         return _export_recording(found, out, file_format, say)
     except (RecordingError, JournalError) as error:
         raise ControlError(str(error)) from None
@@ -236,7 +236,7 @@ def run_export(
 def _export_recording(recording: Recording, out: Path, file_format: str, say: Callable[[str], None]) -> int:
     streams = [stream for stream in STREAMS if stream in recording.streams]
     if not streams:
-        msg = f"{recording.path} has datagrams only; --format pcap writes those"
+        msg = f"{recording.path} has {' and '.join(recording.streams)} only; --format pcap or tsjson writes those"
         raise ControlError(msg)
     for stream in streams:
         segments = recording.segments(stream)
@@ -332,5 +332,14 @@ def _export_capture(recording: Recording, out: Path, say: Callable[[str], None])
     with path.open("wb") as file:
         for piece in as_capture(recording.messages(), offset_ns, FeedConfig().port):
             file.write(piece)
+    say(f"{path}: {path.stat().st_size:,} bytes")
+    return 0
+
+
+def _export_frames(recording: Recording, out: Path, say: Callable[[str], None]) -> int:
+    path = out / "frames.tsjson"
+    with path.open("wb") as file:
+        for line in as_lines(recording):
+            file.write(line)
     say(f"{path}: {path.stat().st_size:,} bytes")
     return 0

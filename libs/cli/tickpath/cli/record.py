@@ -20,7 +20,7 @@ from tickpath.cli.launcher import Interrupted, StopRequest
 from tickpath.cli.tap import STREAMS, Place, Source
 from tickpath.common.recording import BLOCK_BYTES, RecordingError, StreamWriter
 
-ALL_STREAMS: Final = (*STREAMS, "datagrams")
+ALL_STREAMS: Final = (*STREAMS, "datagrams", "frames")
 
 _POLL_S: Final = 0.02
 _FLUSH_S: Final = 0.5  # a killed recorder loses no more than this
@@ -130,7 +130,8 @@ def _sources(place: Place, streams: Sequence[str], say: Callable[[str], None]) -
         try:
             found.append(Source(place, stream, from_oldest=True))
         except ControlError as error:
-            say(f"without {stream}: {error}")
+            if stream != "frames":  # most systems have none
+                say(f"without {stream}: {error}")
     return found
 
 

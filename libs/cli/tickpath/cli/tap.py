@@ -70,7 +70,7 @@ class Source:
         try:
             self._ring = observe(place.run_dir, stream, from_oldest=from_oldest)
         except RingError as error:
-            key = "capture" if stream == "datagrams" else "enabled"
+            key = "enabled" if stream in STREAMS else "capture"
             msg = (
                 f"{error}. They are shown when [taps] {key} = true is in the configuration, or "
                 f"TICKPATH_TAPS__{key.upper()}=true in the environment, of the system when it starts"

@@ -48,7 +48,7 @@ BLOCK_BYTES: Final = 1 << 20  # of records, before compression, that make a bloc
 #: The stamp by which the records of a stream are located in time.
 TIME_FIELDS: Final[Mapping[str, str]] = {
     "ticks": "decoded_ns", "signals": "signalled_ns", "orders": "approved_ns", "reports": "recv_ns",
-    "datagrams": "recv_ns",
+    "datagrams": "recv_ns", "frames": "recv_ns",
 }  # fmt: skip
 
 Records = npt.NDArray[Any]
@@ -429,10 +429,10 @@ class Recording:
         """The instrument table of the system that was recorded."""
         return next(iter(self.streams.values()))[0].instruments()
 
-    def messages(self) -> Iterator[tuple[int, int, bytes]]:
+    def messages(self, stream: str = "datagrams") -> Iterator[tuple[int, int, bytes]]:
         """(recv_ns, line, bytes) of every recorded datagram or frame; without those of which a part is missing."""
         parts: list[bytes] = []
-        for block in self.blocks("datagrams"):
+        for block in self.blocks(stream):
             if block.missed:
                 parts = []
             for record in block.records:
@@ -464,6 +464,13 @@ def as_capture(messages: Iterable[tuple[int, int, bytes]], unix_offset_ns: int, 
         ip = ip[:10] + checksum.to_bytes(2, "big") + ip[12:]
         udp = struct.pack(">HHHH", port, (port + line) & 0xFFFF, 8 + len(data), 0)
         yield struct.pack("<IIII", seconds, ns, size, size) + ip + udp + data
+
+
+def as_lines(recording: Recording) -> Iterator[bytes]:
+    """Recorded frames as lines: the time in ns since 1970, a space, the frame (``.tsjson``)."""
+    offset_ns = recording.segments("frames")[0].unix_offset_ns
+    for recv_ns, _, frame in recording.messages("frames"):
+        yield b"%d %s\n" % (recv_ns + offset_ns, frame.replace(b"\n", b" "))
 
 
 def is_recording(path: Path) -> bool:

@@ -3,7 +3,8 @@
 | stream | records | where it is seen |
 | --- | --- | --- |
 | ``ticks``, ``signals``, ``orders`` | of their dtypes | shm lane: the link's own ring; else ``tap.<stream>.ring`` |
-| ``datagrams`` | DATAGRAM | ``tap.datagrams.ring``, with ``taps.capture`` |
+| ``datagrams`` | DATAGRAM: packets of the market data lines | ``tap.datagrams.ring``, with ``taps.capture`` |
+| ``frames`` | DATAGRAM: what a live crypto venue says | ``tap.frames.ring``, with ``taps.capture`` |
 | ``reports`` | REPORT | exec's journal (`tickpath.exec.journal.JournalTail`): no ring, nothing is ever missed |
 
 A tap is a fan-out ring without readers: its writer copies, and neither waits nor wakes. Who looks is an observer
@@ -12,7 +13,6 @@ A tap is a fan-out ring without readers: its writer copies, and neither waits no
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
@@ -47,6 +47,7 @@ STREAMS: Final = MappingProxyType(
         "orders": Stream(ORDER, RecordKind.ORDER),
         "reports": Stream(REPORT, RecordKind.REPORT),
         "datagrams": Stream(DATAGRAM, ord("D")),
+        "frames": Stream(DATAGRAM, ord("F")),
     }
 )
 
@@ -59,8 +60,8 @@ def tap_path(run_dir: Path, stream: str) -> Path:
 class Tap:
     """The tap of one stream, written by the hot process that makes the stream; `address` for kernels, 0: it is off.
 
-    Off are all streams but ``datagrams`` without ``taps.enabled`` and in the shm lane, where the links are rings
-    already; ``datagrams`` without ``taps.capture``. `epoch`: this life of the producer (``Hot.EPOCH``). Raises
+    Off are the streams of records without ``taps.enabled`` and in the shm lane, where the links are rings already;
+    and what comes from the network without ``taps.capture``. `epoch`: this life of the producer (``Hot.EPOCH``). Raises
     StartError when the ring cannot be made.
     """
 
@@ -68,7 +69,7 @@ class Tap:
         self.address = 0
         self._ring: RingWriter | None = None
         self.dtype, kind = STREAMS[stream]
-        raw = stream == "datagrams"
+        raw = self.dtype == DATAGRAM
         if not (config.taps.capture if raw else config.taps.enabled and config.links.lane != "shm"):
             return
         capacity = config.taps.capture_datagrams if raw else config.taps.records
@@ -91,7 +92,7 @@ class Tap:
             _tap(self.address, source, n)
 
     def put_message(self, message: bytes | npt.NDArray[np.uint8], recv_ns: int, line: int = 0) -> None:
-        """Of ``datagrams``: show a message as it came from the network."""
+        """Of ``datagrams`` and ``frames``: show a message as it came from the network."""
         if self.address:
             data = np.frombuffer(message, np.uint8)
             _capture_message(self.address, data.ctypes.data if len(data) else 0, len(data), recv_ns, line)
@@ -110,10 +111,8 @@ def observe(run_dir: Path, stream: str, *, from_oldest: bool = False) -> RingObs
     Of several rings that an earlier lane may have left: the one that is written.
     """
     dtype, kind = STREAMS[stream]
-    found = []
-    for path in (tap_path(run_dir, stream), run_dir / f"{stream}.ring"):
-        with contextlib.suppress(RingError):
-            found.append(RingObserver(path, dtype, kind=kind, from_oldest=from_oldest))
+    paths = [path for path in (tap_path(run_dir, stream), run_dir / f"{stream}.ring") if path.exists()]
+    found = [RingObserver(path, dtype, kind=kind, from_oldest=from_oldest) for path in paths]
     if not found:
         msg = f"{stream} cannot be seen: there is no ring of them in {run_dir}"
         raise RingError(msg)

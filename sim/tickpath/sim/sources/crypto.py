@@ -24,6 +24,7 @@ from tickpath.common.crypto.codec import Codec
 from tickpath.common.crypto.market import Batch, Market, quote_of
 from tickpath.common.crypto.venues import VENUES, recognise
 from tickpath.sim.sources.files import read_data
+from tickpath.sim.sources.recording import has_frames, read_frames
 from tickpath.sim.sources.tape import DataFileError, Tape, Terms
 
 _NS_PER_HOUR: Final = 3_600_000_000_000
@@ -71,7 +72,8 @@ def read_recording(paths: Sequence[Path]) -> Recording:
     venue = ""
     for path in paths:
         first = len(frames)
-        for line in read_data(path).tobytes().splitlines():
+        data = read_frames(path) if has_frames(path) else read_data(path)
+        for line in data.tobytes().splitlines():
             stamp, _, frame = line.partition(b" ")
             if frame and stamp.isdigit() and len(stamp) == len(str(_FIRST_NS)) and _FIRST_NS <= int(stamp) < _LAST_NS:
                 times.append(int(stamp))

@@ -15,6 +15,7 @@ from tickpath.common.protocols.itch50 import LAYOUTS, SIZES
 from tickpath.common.recording import is_recording
 from tickpath.sim.sources.files import ALLOWED, Format, format_of, read_data
 from tickpath.sim.sources.kernels import index as kernels
+from tickpath.sim.sources.recording import has_frames, read_recording
 from tickpath.sim.sources.tape import Bytes, DataFileError, Ints, Tape, Terms
 
 _N_LOCATES: Final = 1 << 16
@@ -64,9 +65,7 @@ class _File:
 
 def _load(path: Path, number: int) -> _File:
     """One file; `number` counts from 0. The readers are imported here: their kernels take seconds to compile."""
-    if is_recording(path):
-        from tickpath.sim.sources.recording import read_recording  # noqa: PLC0415
-
+    if is_recording(path) and not has_frames(path):
         messages, findings, terms = read_recording(path)
         file = _index(path, messages, len(messages), f"recording {path.name}", findings)
         file.tape = replace(file.tape, terms=terms)
@@ -99,8 +98,8 @@ def _load(path: Path, number: int) -> _File:
 
 
 def _is_frames(path: Path) -> bool:
-    """Whether a file holds frames of a WebSocket, by its name."""
-    return path.name.lower().removesuffix(".zst").removesuffix(".gz").endswith(".tsjson")
+    """Whether a file holds frames of a WebSocket, by its name; or a recording does."""
+    return has_frames(path) or path.name.lower().removesuffix(".zst").removesuffix(".gz").endswith(".tsjson")
 
 
 def _encoded(path: Path, tape: Tape) -> _File:

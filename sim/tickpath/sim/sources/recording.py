@@ -1,7 +1,7 @@
-"""Recorded datagrams (`tickpath record --streams datagrams`): the messages of MoldUDP64 in them, each once.
+"""Recordings (`tickpath record`) as data: the messages of MoldUDP64 in datagrams, each once; the frames of a venue.
 
-Read as the capture that they are: everything that `tickpath.sim.sources.pcap` says of lines, copies, order and what
-is missing holds here too. How the instruments are traded comes from the recording's own table.
+Datagrams are read as the capture that they are: everything that `tickpath.sim.sources.pcap` says of lines, copies,
+order and what is missing holds here too. How the instruments are traded comes from the recording's own table.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from tickpath.common.recording import Recording, RecordingError, as_capture
-from tickpath.sim.sources.pcap import read_capture
+from tickpath.common.recording import Recording, RecordingError, as_capture, as_lines, is_recording
 from tickpath.sim.sources.tape import Bytes, DataFileError, Terms
 
 _PORT: Final = 26400  # of the first line in a capture; any would do
@@ -30,8 +29,9 @@ def read_recording(path: Path) -> tuple[Bytes, dict[str, int], dict[str, Terms]]
         missed = recording.missed("datagrams")
         table = recording.instruments()
     except RecordingError as error:
-        msg = f"{error}. Only recorded datagrams can be played: [taps] capture = true, then `tickpath record`"
-        raise DataFileError(msg) from None
+        raise _fault(error) from None
+    from tickpath.sim.sources.pcap import read_capture  # noqa: PLC0415 - its kernels take seconds to compile
+
     messages, findings = read_capture(path, np.frombuffer(bytearray(capture), np.uint8))
     terms = {}
     for index, symbol in enumerate(table.symbols):
@@ -44,3 +44,28 @@ def read_recording(path: Path) -> tuple[Bytes, dict[str, int], dict[str, Terms]]
             currency=table.currencies[index],
         )
     return messages, findings | {"missed_datagrams": missed}, terms
+
+
+def has_frames(path: Path) -> bool:
+    """Whether a path is a recording with frames of a venue, and without the datagrams that were made of them."""
+    if not is_recording(path):
+        return False
+    try:
+        streams = Recording(path).streams
+    except RecordingError as error:
+        raise _fault(error) from None
+    return "frames" in streams and "datagrams" not in streams
+
+
+def read_frames(path: Path) -> Bytes:
+    """The frames of a recording as lines, see `tickpath.sim.sources.crypto`. Raises DataFileError."""
+    try:
+        return np.frombuffer(bytearray(b"".join(as_lines(Recording(path)))), np.uint8)
+    except RecordingError as error:
+        raise _fault(error) from None
+
+
+def _fault(error: RecordingError) -> DataFileError:
+    return DataFileError(
+        f"{error}. Only recorded datagrams and frames can be played: [taps] capture = true, then `tickpath record`"
+    )

@@ -142,8 +142,9 @@ class Reader:
         most_waiting: int = 1 << 20,
         first_wait_s: float = _FIRST_WAIT_S,
         report: Callable[[], None] | None = None,
+        seen: Callable[[bytes], None] | None = None,
     ) -> None:
-        """`report` is called about once a second, in the thread of the reader."""
+        """`report` is called about once a second, `seen` with all that the venue says; both in the reader's thread."""
         self.codec: Final = codec
         self.counts: Counter[str] = Counter()  # connections, frames, ...: see docs/crypto.md
         self.state = "connecting"  # for people: connecting, live, waiting
@@ -153,7 +154,7 @@ class Reader:
         self._stale_s = stale_s
         self._most_waiting = most_waiting
         self._first_wait_s = first_wait_s
-        self._report = report
+        self._report, self._seen = report, seen
         self._reported_s = 0.0
         self._batches: deque[Batch] = deque()
         self._handed = 0  # messages put into the queue so far; written by the thread only
@@ -322,6 +323,8 @@ class Reader:
             self.codec.wishes.append(Wish(Ask.SNAPSHOT, symbol))
             return
         self._now()
+        if self._seen is not None:
+            self._seen(body)
         self.codec.snapshot(symbol, body)
         self._after()
 
@@ -340,6 +343,8 @@ class Reader:
         self.counts["frames"] += 1
         self.counts["bytes"] += len(frame)
         self._now()
+        if self._seen is not None:
+            self._seen(frame)
         self.codec.receive(frame)
         self._after()
 
