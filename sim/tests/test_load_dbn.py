@@ -15,9 +15,13 @@ from hypothesis import strategies as st
 from tickpath.common.kernels.book import Book, Result, apply_one
 from tickpath.common.protocols import itch50
 from tickpath.common.records import Side
-from tickpath.sim.sources.dbn import encode_dbn
+from tickpath.sim.sources.dbn import encode_dbn, read_metadata, read_records
+from tickpath.sim.sources.files import read_data
 from tickpath.sim.sources.load import load_tape
 from tickpath.sim.sources.tape import FINDINGS, DataFileError, Tape, write_instruments
+
+DATA = Path(__file__).parents[2].parent / "shared" / "data" / "dbn"
+FILES = sorted(DATA.glob("*.mbo.dbn.zst"))
 
 DAY = 1_703_462_400_000_000_000  # 2023-12-25 00:00 UTC
 NINE = 10**9
@@ -316,3 +320,31 @@ def test_damaged_files_load_or_are_refused(
     else:
         assert (np.diff(tape.time_ns) >= 0).all()
         assert tape.offsets[-1] == len(tape.data)
+
+
+@pytest.mark.parametrize("path", FILES or [Path("none")], ids=lambda path: path.name)
+def test_the_vendors_own_library_reads_the_same(path: Path) -> None:
+    """The records and symbols that we read are those that `databento-dbn` (the extra ``dbn``) reads."""
+    library = pytest.importorskip("databento_dbn", reason="not installed: pip install databento-dbn (extra dbn)")
+    if not FILES:
+        pytest.skip(f"the recorded market data is not here: {DATA}")
+    data = read_data(path)
+    decoder = library.DBNDecoder(upgrade_policy=library.VersionUpgradePolicy.AS_IS)
+    decoder.write(data.tobytes())
+    head, *theirs = decoder.decode()
+    ours = read_metadata(path, data)
+    records, _ = read_records(path, data, ours.size)
+    assert (ours.version, ours.dataset) == (head.version, head.dataset)
+    wanted = {int(one["symbol"]): name for name, intervals in head.mappings.items() for one in intervals}
+    assert ours.names == wanted
+    assert len(records) == len(theirs)
+    fields = {
+        "instrument": "instrument_id",
+        "event_ns": "ts_event",
+        "recv_ns": "ts_recv",
+        "in_delta_ns": "ts_in_delta",
+    }
+    for name in ("instrument", "event_ns", "recv_ns", "in_delta_ns", "order_id", "price", "size", "sequence"):
+        assert records[name].tolist() == [getattr(one, fields.get(name, name)) for one in theirs], name
+    for name in ("action", "side"):
+        assert [chr(value) for value in records[name]] == [str(getattr(one, name)) for one in theirs], name

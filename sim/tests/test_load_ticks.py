@@ -207,7 +207,8 @@ def test_the_book_is_never_crossed_and_each_quote_that_was_not_stale_is_in_it(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, int, int, int]]
 ) -> None:
     """Against a plain book of the same rule: a quote replaces its exchange's, and deletes what it would cross."""
-    text, quotes = "", {}
+    text = ""
+    quotes: dict[tuple[str, int], tuple[int, int]] = {}
     for k, (exchange, side, price, size) in enumerate(rows):
         one, none = f"{price},{size}", "0,0"
         text += f"{k},{none if side else one},{one if side else none},{exchange},1,0\n"

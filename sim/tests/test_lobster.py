@@ -38,7 +38,7 @@ needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"the recorded market 
 NAME = "TEST_2012-06-21_34200000_57600000_message_2.csv"
 
 
-def recorded(files: list[Path]) -> Any:
+def recorded(files: list[Path]) -> pytest.MarkDecorator:
     """Parametrize by files; one test, skipped by `needs_data`, where there are none."""
     return pytest.mark.parametrize("path", files or [Path("none")], ids=lambda path: path.name)
 

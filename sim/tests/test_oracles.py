@@ -37,7 +37,7 @@ DATA = Path(__file__).parents[2].parent / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"the recorded market data is not here: {DATA}")
 
 
-def recorded(pattern: str) -> Any:
+def recorded(pattern: str) -> pytest.MarkDecorator:
     """Parametrize by the files of a pattern; one skipped test where they are not there."""
     files = sorted(path for path in DATA.glob(pattern) if path.with_name(path.name + ".oracle.json").is_file())
     missing = [pytest.param(None, marks=pytest.mark.skip(reason=f"no recorded market data: {DATA / pattern}"))]
@@ -99,7 +99,7 @@ def test_itch_files_have_all_the_facts_of_their_oracle(path: Path, tmp_path: Pat
     assert (int(tape.time_ns[0]), int(tape.time_ns[-1])) == (oracle["first_ts_ns"], oracle["last_ts_ns"])
     assert tape.findings.get("times_back", 0) == oracle["timestamps_going_backwards"]
     assert len(tape.symbols) == oracle["symbols_with_orders_or_trades"]
-    codes = Counter(chr(tape.message(i)[11]) for i in np.nonzero(tape.data[tape.offsets[:-1] + 2] == ord("S"))[0])
+    codes = Counter(chr(tape.message(i)[11]) for i in range(len(tape)) if tape.data[tape.offsets[i] + 2] == ord("S"))
     assert codes == oracle["system_events"]
     locates = {int.from_bytes(tape.message(i)[1:3], "big") for i in range(len(tape))} - {0}
     assert len(locates) == oracle["stock_locates_seen"]

@@ -72,7 +72,7 @@ def load_dbn(path: Path, data: Bytes, locate: int) -> Tape:
 def encode_dbn(path: Path, data: Bytes, locate: int) -> tuple[Tape, Ints]:
     """The tape, and int64[records]: how many of its messages have been sent after each record."""
     head = read_metadata(path, data)
-    records, findings = _read_records(path, data, head.size)
+    records, findings = read_records(path, data, head.size)
     ids, instruments = np.unique(records["instrument"], return_inverse=True)
     if locate + len(ids) > _N_LOCATES:
         msg = f"{path}: there are {len(ids)} instruments in it; allowed are at most {_N_LOCATES - locate}"
@@ -153,7 +153,8 @@ def _text(raw: bytes) -> str:
     return raw.split(b"\0")[0].decode("latin-1")
 
 
-def _read_records(path: Path, data: Bytes, at: int) -> tuple[npt.NDArray[np.void], dict[str, int]]:
+def read_records(path: Path, data: Bytes, at: int) -> tuple[npt.NDArray[np.void], dict[str, int]]:
+    """MBO[n] of the records from byte `at` on (see `kernels.MBO`), and findings. Raises DataFileError."""
     found = np.zeros(3, np.int64)
     out = np.empty(len(data) - at, np.uint8)
     n = kernels.select(data, at, out, found)

@@ -124,12 +124,15 @@ def _in_order(numbers: Ints, starts: Ints, next_numbers: Ints, findings: dict[st
     findings["reordered_messages"] = int((arrival < np.maximum.accumulate(arrival)).sum())
     findings["gaps"] = int((steps > 1).sum())
     findings["missing_messages"] = int((steps - 1).sum())
-    return starts[arrival]
+    kept: Ints = starts[arrival]
+    return kept
 
 
 def _sessions(data: Bytes, packets: Ints) -> npt.NDArray[np.bytes_]:
     at = packets[:, kernels.PAYLOAD_AT]
-    return np.ascontiguousarray(data[at[:, None] + np.arange(SESSION_SIZE)]).view(f"S{SESSION_SIZE}")[:, 0]
+    names = np.ascontiguousarray(data[at[:, None] + np.arange(SESSION_SIZE)])
+    sessions: npt.NDArray[np.bytes_] = names.view(f"S{SESSION_SIZE}")[:, 0]
+    return sessions
 
 
 def _sequences(data: Bytes, packets: Ints) -> Ints:
