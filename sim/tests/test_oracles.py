@@ -63,9 +63,7 @@ def played(tape: Tape, levels: int = 1 << 12) -> Iterator[tuple[int, Book]]:
     for instrument, locate in enumerate(tape.symbols.values()):
         book.locate[locate] = instrument
     offsets = tape.offsets.tolist()
-    apply_one(book, tape.data, 0, 0)  # checks the types, once
-    book.stats[:] = 0
-    book.stats[kernels.ST_ORDER_CAPACITY] = 1 << 16
+    apply_one(Book.create(1, 1, 1), tape.data, 0, 0)  # refuses other types; `direct` does not look
     apply = direct(apply_one)
     for i, (begin, end) in enumerate(pairwise(offsets)):
         apply(book, tape.data, begin + 2, end - begin - 2)
