@@ -160,6 +160,9 @@ class Repair:
             channel[Channel.ACTION_NS] = act_ns
             return
         missing = self._missing()
+        if not missing:  # all of it waits in the window: the decoder is about to take it
+            channel[Channel.ACTION_NS] = now
+            return
         first, until = missing[0]
         askable = self._can_ask and (until - first <= _MANY or not self._has_snapshots)
         if askable and self._attempts < self._options.request_attempts:
