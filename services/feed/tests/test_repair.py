@@ -170,7 +170,7 @@ def bids(n: int) -> list[bytes]:
 
 
 def test_the_other_line_closes_a_gap_and_nobody_is_asked(make_rig: Any) -> None:
-    rig = make_rig(retransmission=True, line_b=True)
+    rig = make_rig(retransmission=True, line_b=True, reorder_us=1_000_000)
     rig.play(*bids(9))
     rig.send(1, 3, Line.A)
     rig.send(1, 3, Line.B)
