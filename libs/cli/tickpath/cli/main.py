@@ -296,7 +296,7 @@ def record(
         str,
         typer.Option(
             "--streams",
-            help="Of ticks,signals,orders,reports,datagrams, with commas between (default: all that can be seen).",
+            help="Of ticks,signals,orders,reports,datagrams,frames (default: all that can be seen).",
             show_default=False,
         ),
     ] = "",
@@ -329,7 +329,7 @@ def export(
         Path | None, typer.Option("--journal", help="A journal of exec instead: its orders and reports.")
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="Folder for one file per stream.")] = Path("export"),
-    file_format: Annotated[str, typer.Option("--format", help="parquet, csv or (datagrams only) pcap.")] = "parquet",
+    file_format: Annotated[str, typer.Option("--format", help="parquet, csv; pcap (datagrams), tsjson (frames).")] = "parquet",
     instruments: Annotated[
         Path | None, typer.Option("--instruments", help="Of a journal: its instrument table (default: configured).")
     ] = None,

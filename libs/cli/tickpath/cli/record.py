@@ -86,7 +86,6 @@ def run_record(
     say: Callable[[str], None],
 ) -> int:
     """Record until `seconds` are over, the user stops it, or the system has ended; returns the exit status."""
-    stop = StopRequest()
     unknown = [stream for stream in streams if stream not in ALL_STREAMS]
     if unknown:
         msg = f"--streams {','.join(unknown)}: allowed are {', '.join(ALL_STREAMS)}"
@@ -94,8 +93,6 @@ def run_record(
     place = Place(system)
     sources = _sources(place, streams, say)
     folder = _new_folder(out)
-    with contextlib.suppress(OSError):
-        os.nice(_NICE)
     recorded = [
         _Stream(
             source,
@@ -105,7 +102,10 @@ def run_record(
         )
         for source in sources
     ]
+    stop = StopRequest()
     say(f"recording {', '.join(source.stream for source in sources)} into {folder}")
+    with contextlib.suppress(OSError):
+        os.nice(_NICE)
     began = time.monotonic()
     try:
         _run(recorded, place, stop, None if seconds is None else began + seconds, say)
