@@ -329,7 +329,9 @@ def export(
         Path | None, typer.Option("--journal", help="A journal of exec instead: its orders and reports.")
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="Folder for one file per stream.")] = Path("export"),
-    file_format: Annotated[str, typer.Option("--format", help="parquet, csv; pcap (datagrams), tsjson (frames).")] = "parquet",
+    file_format: Annotated[
+        str, typer.Option("--format", help="parquet, csv; pcap (datagrams), tsjson (frames).")
+    ] = "parquet",
     instruments: Annotated[
         Path | None, typer.Option("--instruments", help="Of a journal: its instrument table (default: configured).")
     ] = None,

@@ -243,6 +243,7 @@ class Fused(ExecPage, CompiledStage):
         w = self.chain.words
         if w[Reg.ORDER_AT] >= w[Reg.ORDER_END] and (n := self.risk.cancel(now)):
             w[Reg.ORDER_AT], w[Reg.ORDER_END] = 0, n
+            self._taps["orders"].put_at(w[Reg.ORDERS], n)
 
     def tend(self, now: int) -> None:
         """Gateway, limits, kill switches, commands of the side processes, pages."""
