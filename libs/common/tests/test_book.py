@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from tickpath.common.kernels import book as bk
 from tickpath.common.kernels.book import Book, Result
+from tickpath.common.kernels.book_audit import Fault, audit
 from tickpath.common.kernels.itch import count_frames
 from tickpath.common.protocols import itch50
 from tickpath.common.records import MAX_QTY_LOTS, NO_PRICE_TICKS, Side
@@ -103,6 +104,12 @@ class Reference:
             ahead += lots if [i, s, p] == self.orders[ref][:3] else 0
         return ahead
 
+    def orders_ahead(self, ref):
+        if ref not in self.orders:
+            return -1
+        before = list(self.orders)[: list(self.orders).index(ref)]
+        return sum(self.orders[other][:3] == self.orders[ref][:3] for other in before)
+
 
 # Few values, so that references collide in every way; with some that lie outside of what is allowed.
 REFS = st.sampled_from([*range(-1, 14), 2**40, 2**63 - 1, -(2**63)])
@@ -161,6 +168,8 @@ def test_book_equals_the_plain_python_reference_after_every_operation(operations
     assert book.results() == results
     for ref in (*reference.orders, 999):
         assert bk.lots_ahead(book, ref) == reference.lots_ahead(ref)
+        assert bk.orders_ahead(book, ref) == reference.orders_ahead(ref)
+    assert audit(book) is Fault.NONE
 
 
 @pytest.mark.parametrize("spread", [None, 1, 4, 1 << 16, 1 << 32], ids=["random", "dense", "by 4", "2**16", "2**32"])
@@ -184,6 +193,7 @@ def test_order_table_finds_everything_while_it_is_churned_at_its_planned_size(sp
             assert bk.add(book, 0, 1, ref, price, 1) == Result.OK
             live[ref] = price
     assert live_refs(book) == set(live)
+    assert audit(book) is Fault.NONE
     assert depth_of(book, 0, Side.BUY) == [(p, n, n) for p, n in sorted(Counter(live.values()).items(), reverse=True)]
     for ref in live:
         assert bk.remove(book, ref) == Result.OK
@@ -358,6 +368,7 @@ def test_any_bytes_leave_a_consistent_book(messages, data):
         if damaged and data.draw(st.booleans()):
             damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
         apply(book, bytes(damaged))
+    assert audit(book) is Fault.NONE
     assert sum(book.results().values()) == len(messages)
     orders = book.orders[book.orders["ref"] != 0]
     for row in range(2 * N):
@@ -366,6 +377,175 @@ def test_any_bytes_leave_a_consistent_book(messages, data):
         assert int(depth["lots"].sum()) == int(mine["lots"].sum(dtype=np.int64))
         assert int(depth["orders"].sum()) == len(mine)
         assert sorted(depth["price_ticks"].tolist()) == sorted(set(mine["price_ticks"].tolist()))
+
+
+# --- the pool of levels, and whole days of messages against the reference ----------------------------------------
+
+
+def message_of(rng, refs, width, n_instruments):
+    """A random message of a type that concerns the book, most of them valid: its bytes, and the reference's call."""
+    kind = rng.choice(list("AAAFUUEECXXDDPQBH"))
+    ref, new_ref = int(rng.choice(refs)), int(rng.choice(refs))
+    instrument = ref % n_instruments  # an order keeps its instrument, so that references of messages fit
+    locate, price, lots = 10 * (instrument + 1), 1000 + int(rng.integers(width)), int(rng.integers(1, 90))
+    side = int(rng.integers(1, 3))
+    match kind:
+        case "A" | "F":
+            mpid = "LIME" if kind == "F" else None
+            message = itch50.add_order(locate, 1, ref, " BS"[side], lots, "AAPL", price, *([mpid] if mpid else []))
+            return message, ("add", instrument, side, ref, price, lots)
+        case "U":
+            new_ref += (ref - new_ref) % n_instruments
+            return itch50.order_replace(locate, 1, ref, new_ref, lots, price), ("replace", ref, new_ref, price, lots)
+        case "E":
+            return itch50.order_executed(locate, 1, ref, lots, 1), ("reduce", ref, lots)
+        case "C":
+            return itch50.order_executed_with_price(locate, 1, ref, lots, 1, True, price), ("reduce", ref, lots)
+        case "X":
+            return itch50.order_cancel(locate, 1, ref, lots), ("reduce", ref, lots)
+        case "D":
+            return itch50.order_delete(locate, 1, ref), ("remove", ref)
+        case "P":
+            return itch50.trade(locate, 1, lots, "AAPL", price, 7), None
+        case "Q":
+            return itch50.cross_trade(locate, 1, lots, "AAPL", price, 7, "C"), None
+        case "B":
+            return itch50.encode("B", stock_locate=locate, tracking_number=0, timestamp=1, match_number=7), None
+    return itch50.trading_action(locate, 1, "AAPL", "T"), None
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([2, 30, 400]), st.sampled_from([(512, 1024), (300, 40), (40, 512)]))
+def test_messages_of_all_types_make_the_book_of_the_reference_while_rows_grow_and_shrink(seed, width, capacity):
+    """Few prices and many, few orders and many, waves of adds and of deletes; the whole book after each wave."""
+    rng = np.random.default_rng(seed)
+    book, reference = new_book(*capacity), Reference(*capacity)
+    results = Counter()
+    for _ in range(4):
+        messages = [message_of(rng, range(1, 400), width, N) for _ in range(200)]
+        refs = list(reference.orders)
+        gone = refs[:: int(rng.integers(1, 4))]  # and then a part of what was there before goes
+        messages += [(itch50.order_delete(10 * (ref % N + 1), 1, ref), ("remove", ref)) for ref in gone]
+        for message, call in messages:
+            expected = Result.OK if call is None else getattr(reference, call[0])(*call[1:])
+            assert apply(book, message)[0] == expected, call
+            results[expected] += 1
+        for instrument in range(N):
+            for side in Side:
+                assert depth_of(book, instrument, side) == reference.levels(instrument, side)
+        assert audit(book) is Fault.NONE
+    assert book.results() == results
+    for ref in reference.orders:
+        assert bk.lots_ahead(book, ref) == reference.lots_ahead(ref)
+
+
+def fill(book, instrument, side, prices, first_ref):
+    """One order at each price; the Results."""
+    adds = ((first_ref + k, price) for k, price in enumerate(prices))
+    return Counter(Result(bk.add(book, instrument, side, ref, price, 1)) for ref, price in adds)
+
+
+def test_a_row_grows_to_its_limit_in_any_order_of_prices_and_shrinks_back():
+    """Rising, falling and shuffled prices on both sides; then all go, and the chunks are small again."""
+    shuffled = np.random.default_rng(5).permutation(np.arange(1000, 2000)).tolist()
+    for prices in (range(1000, 2000), range(2000, 1000, -1), shuffled):
+        for side in Side:
+            book = new_book(4096, 1000)
+            assert fill(book, 0, side, prices, 1) == {Result.OK: 1000}
+            assert audit(book) is Fault.NONE
+            assert bk.add(book, 0, side, 5000, 5000, 1) == Result.LEVELS_FULL
+            assert book.stats[bk.ST_LEVELS_TAKEN] == 1024 + 3 * bk.MIN_CHUNK
+            assert [level[0] for level in depth_of(book, 0, side)] == sorted(prices, reverse=side == Side.BUY)
+            for ref in range(1, 1001):
+                assert bk.remove(book, ref) == Result.OK
+            assert audit(book) is Fault.NONE
+            assert book.stats[bk.ST_LEVELS_TAKEN] == 4 * bk.MIN_CHUNK
+            assert book.stats[bk.ST_MAX_LEVELS_TAKEN] > 1024
+
+
+def test_a_pool_that_is_used_up_is_counted_and_nothing_else_happens():
+    """Many rows at once with a price for almost every order; room that is given back is used again."""
+    book = Book.create(4, 64, 1024)
+    assert len(book.levels) == bk.pool_levels(4, 64, 1024) == 192
+    for instrument in range(3):
+        assert fill(book, instrument, 1, range(100, 116), 100 * instrument + 1) == {Result.OK: 16}
+    outcomes = [Result(bk.add(book, instrument, 1, 100 * instrument + 50, 99, 1)) for instrument in range(3)]
+    assert outcomes == [Result.OK, Result.OK, Result.LEVELS_FULL]
+    assert audit(book) is Fault.NONE
+    assert book.live_orders == 50
+    assert bk.add(book, 2, 1, 999, 100, 1) == Result.OK  # at a price that is there
+    for ref in range(1, 17):
+        assert bk.remove(book, ref) == Result.OK
+    assert bk.add(book, 2, 1, 250, 99, 1) == Result.OK
+    assert audit(book) is Fault.NONE
+
+
+@pytest.mark.parametrize("orders", [64, 100, 128])
+def test_the_pool_has_room_for_half_as_many_prices_as_orders_however_they_are_spread(orders):
+    """All rows grow in turns, price by price: no order is refused."""
+    for rows in (1, 2, 3, 5, 8):
+        book = Book.create(4, orders, 1 << 20)
+        for number in range(orders // 2):
+            row = number % rows
+            assert bk.add(book, row // 2, row % 2 + 1, number + 1, 1 + number, 1) == Result.OK
+        assert audit(book) is Fault.NONE
+    book = Book.create(1, orders, 1 << 20)
+    assert fill(book, 0, 1, range(1, orders + 1), 1) == {Result.OK: orders}
+
+
+def test_9000_instruments_take_the_memory_that_was_planned():
+    """Not 2 * 9000 * 2048 levels of 16 bytes."""
+    book = Book.create(9000, 1 << 16, 2048)
+    assert book.levels.nbytes == 16 * (9000 * 16 + (1 << 17))
+    assert sum(array.nbytes for array in book) < 10 << 20
+    assert bk.add(book, 8999, 2, 1, 500, 3) == Result.OK
+    assert book.bbo(8999) == (NO_PRICE_TICKS, 0, 500, 3)
+
+
+def test_depth_is_copied_best_first_as_far_as_there_is_room():
+    """For people who look: levels with price, orders and lots."""
+    book = new_book()
+    fill(book, 1, 2, range(100, 110), 1)
+    out = np.zeros(4, bk.LEVEL)
+    assert bk.depth(book, 1, 2, out) == 4
+    assert out.tolist() == [(100, 1, 1), (101, 1, 1), (102, 1, 1), (103, 1, 1)]
+    assert bk.depth(book, 1, 2, np.zeros(99, bk.LEVEL)) == 10
+    assert [bk.depth(book, *where, out) for where in ((1, 1), (2, 1), (-1, 2), (1, 0), (1, 3))] == [0] * 5
+
+
+def test_clear_empties_the_books_and_leaves_what_was_counted():
+    """As before a snapshot: counts of messages and results stay, arrivals go on, everything can be added again."""
+    book = new_book()
+    apply(book, ADD, ASK)
+    fill(book, 1, 1, range(1, 31), 100)
+    results, counts = book.results(), book.message_counts()
+    bk.clear(book)
+    assert audit(book) is Fault.NONE
+    assert (book.live_orders, live_refs(book), book.bbo(0)) == (0, set(), (NO_PRICE_TICKS, 0, NO_PRICE_TICKS, 0))
+    assert (book.results(), book.message_counts()) == (results, counts)
+    assert book.stats[bk.ST_LEVELS_TAKEN] == 2 * N * bk.MIN_CHUNK
+    _, event = apply(book, ADD)
+    assert event[bk.EV_ARRIVAL] == 33
+    assert audit(book) is Fault.NONE
+
+
+def test_one_instrument_is_cleared_and_the_others_stay():
+    """Orders of two instruments side by side in a table that is half full."""
+    book, reference = new_book(64, 64), Reference(64, 64)
+    for ref in range(1, 65):
+        arguments = (ref % 3 % 2, 1 + ref % 2, ref, 100 + ref % 20, ref)
+        assert bk.add(book, *arguments) == reference.add(*arguments) == Result.OK
+    assert bk.clear_instrument(book, 0) == Result.OK
+    assert bk.clear_instrument(book, 2) == Result.UNKNOWN_INSTRUMENT
+    assert bk.clear_instrument(book, -1) == Result.UNKNOWN_INSTRUMENT
+    assert audit(book) is Fault.NONE
+    assert book.bbo(0) == (NO_PRICE_TICKS, 0, NO_PRICE_TICKS, 0)
+    for side in Side:
+        assert depth_of(book, 1, side) == reference.levels(1, side)
+    assert live_refs(book) == {ref for ref, order in reference.orders.items() if order[0] == 1}
+    for ref in live_refs(book):
+        assert bk.remove(book, ref) == Result.OK
+    assert audit(book) is Fault.NONE
 
 
 # --- recorded days -----------------------------------------------------------------------------------------------

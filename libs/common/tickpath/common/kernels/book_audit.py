@@ -7,6 +7,7 @@ from typing import Final
 
 import numba
 import numpy as np
+import numpy.typing as npt
 
 from tickpath.common.kernels.book import (
     BOOK,
@@ -48,7 +49,12 @@ _MIN_CLASS: Final = MIN_CHUNK.bit_length() - 1
 
 
 @kernel(numba.int64(BOOK, numba.int64[:, ::1], numba.uint8[::1]))
-def _audit(book, sums, taken):
+def audit_into(book, sums, taken):
+    """The first Fault of a book, 0 if there is none; `sums` and `taken` are `audit_memory` of a book of its size.
+
+    Every order is where it is looked for, every level the sum of its orders, every row sorted, every part of the pool
+    in exactly one row or free list, and the counts are what is there.
+    """
     rows, levels, orders, free, stats = book.rows, book.levels, book.orders, book.free, book.stats
     fresh = free[FREE_FRESH]
     sums[:] = 0
@@ -116,15 +122,11 @@ def _audit(book, sums, taken):
     return 0
 
 
-class Auditor:
-    """Looks through one book, as often as wanted, with memory that it makes once."""
+def audit_memory(book: Book) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
+    """What `audit_into` works in: int64[levels, 2], and uint8 for each part of the pool."""
+    return np.zeros((len(book.levels), 2), dtype=np.int64), np.zeros(len(book.levels) // MIN_CHUNK, dtype=np.uint8)
 
-    def __init__(self, book: Book) -> None:
-        self._book = book
-        self._sums = np.zeros((len(book.levels), 2), dtype=np.int64)
-        self._taken = np.zeros(len(book.levels) // MIN_CHUNK, dtype=np.uint8)
 
-    def audit(self) -> Fault:
-        """The first fault found: every order is where it is looked for, every level the sum of its orders, every
-        row sorted, every part of the pool in exactly one row or free list, and the counts what is there."""
-        return Fault(_audit(self._book, self._sums, self._taken))
+def audit(book: Book) -> Fault:
+    """The first fault of a book, see `audit_into`."""
+    return Fault(audit_into(book, *audit_memory(book)))
