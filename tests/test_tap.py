@@ -61,7 +61,7 @@ def test_what_is_recorded_beside_a_demo_is_what_its_report_says(
     """Every stream, to the last record, after looking with every command; a recorder does not end it either."""
     monkeypatch.setenv("TICKPATH_TAPS__CAPTURE", "true")
     out = tmp_path / "recording"
-    with Command("demo", "--seconds", "10", "--rate", "4000", "--json", "--port-base", "0") as demo:
+    with Command("demo", "--seconds", "12", "--rate", "4000", "--json", "--port-base", "0") as demo:
         demo.wait_for("sim is ready")
         run_dir = demo.run_dir()
         assert eventually(lambda: len(list(run_dir.glob("tap.*.ring"))) == len(TAPS))
