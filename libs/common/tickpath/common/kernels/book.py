@@ -175,11 +175,11 @@ def pool_levels(n_instruments: int, order_capacity: int, level_capacity: int) ->
 
     16 for each instrument to begin with, and twice the order capacity, rounded up to a power of two, for rows that
     grow: enough for half as many prices as orders however they are spread, for as many as orders in one row.
-    Never more than all rows at their most.
+    Never more than all rows at their most, with the smaller chunks that each had before.
     """
     most = max(MIN_CHUNK, 1 << (level_capacity - 1).bit_length())
     growth = max(MIN_CHUNK, 2 << (order_capacity - 1).bit_length())
-    return min(2 * n_instruments * most, 2 * n_instruments * MIN_CHUNK + growth)
+    return min(4 * n_instruments * most, 2 * n_instruments * MIN_CHUNK + growth)
 
 
 def _table(n: int, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
