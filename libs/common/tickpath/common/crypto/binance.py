@@ -22,9 +22,12 @@ from enum import IntEnum
 from typing import ClassVar, Final
 
 import msgspec
+import numpy as np
 
 from tickpath.common.crypto.codec import Ask, Codec, decoder
+from tickpath.common.crypto.kernels import binance as scanner
 from tickpath.common.crypto.market import ASK, BID, Market
+from tickpath.common.jit import direct
 
 #: Differences kept while a snapshot is on its way; beyond them the oldest are dropped.
 _MOST_KEPT: Final = 4096
@@ -53,12 +56,14 @@ class _Event(msgspec.Struct, gc=False):
     error: msgspec.Raw = msgspec.Raw(b"")
 
 
-class _Frame(_Event, gc=False):
-    stream: str = ""
-    data: _Event | None = None
+class _Frame(msgspec.Struct, gc=False):
+    stream: str
+    data: _Event
 
 
-_decode: Final = decoder(_Frame)
+_decode_frame: Final = decoder(_Frame)
+_decode: Final = decoder(_Event)
+_scan: Final = direct(scanner.scan)
 _STREAM: Final = b'{"stream":"'
 _TICKER: Final = b'@bookTicker"'
 
@@ -70,9 +75,10 @@ class _State(IntEnum):
 
 
 class _Book:
-    __slots__ = ("kept", "last_trade", "last_u", "state")
+    __slots__ = ("kept", "last_trade", "last_u", "number", "state")
 
     def __init__(self) -> None:
+        self.number = -1  # in the market, once something of it was received
         self.state = _State.WAITING
         self.last_u = -1
         self.last_trade = -1
@@ -93,27 +99,35 @@ class BinanceSpot(Codec):
         super().__init__(market, symbols, recorded=recorded)
         self.snapshots = snapshots
         self._books: dict[str, _Book] = {}
+        self._found = np.zeros(scanner.FOUND_SIZE, np.int64)
+        scanner.scan(market.text, 0, self._found)  # see `direct`
 
     def _book(self, symbol: str) -> _Book:
         book = self._books.get(symbol)
         return book if book is not None else self._books.setdefault(symbol, _Book())
 
     def _receive(self, frame: bytes) -> None:
-        ticker = frame.find(_TICKER, 0, 80)
-        if ticker > 0 and frame.startswith(_STREAM):  # most frames, where it is subscribed; nothing in it is needed
-            self.counts[frame[len(_STREAM) : ticker].decode() + "@bookTicker"] += 1
-            return
-        outer = _decode(frame)
-        event: _Event = outer.data if outer.data is not None else outer
+        stream = ""
+        if frame.startswith(_STREAM):
+            ticker = frame.find(_TICKER, 0, 80)
+            if ticker > 0:  # most frames, where it is subscribed; nothing in it is needed
+                self.counts[frame[len(_STREAM) : ticker].decode() + "@bookTicker"] += 1
+                return
+            if self._receive_fast(frame):
+                return
+            outer = _decode_frame(frame)
+            stream, event = outer.stream, outer.data
+        else:
+            event = _decode(frame)
         kind = event.e
         if kind == "depthUpdate":
-            self.counts[outer.stream or kind] += 1
+            self.counts[stream or kind] += 1
             self._difference(event)
         elif kind == "trade":
-            self.counts[outer.stream or kind] += 1
+            self.counts[stream or kind] += 1
             self._trade(event)
         elif kind == "bookTicker" or (not kind and event.u >= 0 and event.s):
-            self.counts[outer.stream or "bookTicker"] += 1
+            self.counts[stream or "bookTicker"] += 1
         elif event.lastUpdateId >= 0:
             self.counts["REST depth snapshot"] += 1
             symbol = event.symbol or self._owner(event.lastUpdateId)
@@ -128,6 +142,35 @@ class BinanceSpot(Codec):
             self.counts["answers"] += 1
         else:
             self.faults["unknown"] += 1
+
+    def _receive_fast(self, frame: bytes) -> bool:
+        """A trade, or the next difference of a book that is live, without objects for its fields; False: it is none."""
+        market, found = self.market, self._found
+        kind = _scan(market.text, market.put(frame), found)
+        if kind == scanner.OTHER:
+            return False
+        _, stream_end, symbol, symbol_end, first, last, pu, at, maker, left, left_end, right, right_end = (
+            found.tolist()
+        )
+        book = self._books.get(frame[symbol:symbol_end].decode())
+        if book is None or book.number < 0:
+            return False
+        if kind == scanner.DIFFERENCE:
+            if book.state != _State.LIVE or not self._follows(first, last, pu, book.last_u):
+                return False
+            book.last_u = last
+            if market.update_at(book.number, left, left_end, right, right_end) < 0:
+                self.faults["malformed"] += 1
+                self._restart(market.names[book.number], book.number)
+        else:
+            if first != book.last_trade + 1 and book.last_trade >= 0:
+                self.faults["trade_gaps"] += 1
+            book.last_trade = first
+            side = BID if maker else ASK
+            if not market.trade_at(book.number, side, left, left_end, right, right_end, first, at):
+                self.faults["malformed"] += 1
+        self.counts[frame[len(_STREAM) : stream_end].decode()] += 1
+        return True
 
     def snapshot(self, symbol: str, body: bytes) -> None:
         """The body of the depth snapshot."""
@@ -180,6 +223,7 @@ class BinanceSpot(Codec):
         if number < 0:
             return
         book = self._book(event.s)
+        book.number = number
         if event.m is None or event.t < 0:
             self.faults["malformed"] += 1
             return
@@ -201,8 +245,9 @@ class BinanceSpot(Codec):
             self._restart(event.s, number)
             return
         book = self._book(event.s)
+        book.number = number
         if book.state == _State.LIVE:
-            if self._follows(event, book.last_u):
+            if self._follows(event.U, event.u, event.pu, book.last_u):
                 self._apply(event, number, book)
             elif event.u > book.last_u:
                 self._gap(event, number)
@@ -253,8 +298,9 @@ class BinanceSpot(Codec):
         else:
             self._gap(event, number)
 
-    def _follows(self, event: _Event, last_u: int) -> bool:
-        return last_u + 1 >= event.U and event.u > last_u
+    def _follows(self, first: int, last: int, pu: int, last_u: int) -> bool:
+        del pu
+        return first <= last_u + 1 and last > last_u
 
     def _is_old(self, last_update_id: int, first: _Event) -> bool:
         """Whether a snapshot ends before the first difference that was kept begins."""
@@ -301,8 +347,9 @@ class BinanceFutures(BinanceSpot):
     depth_stream: ClassVar[str] = "depth@0ms"
     depth_path: ClassVar[str] = "/fapi/v1/depth?symbol={symbol}&limit=1000"
 
-    def _follows(self, event: _Event, last_u: int) -> bool:
-        return event.pu == last_u
+    def _follows(self, first: int, last: int, pu: int, last_u: int) -> bool:
+        del first, last
+        return pu == last_u
 
     def _is_old(self, last_update_id: int, first: _Event) -> bool:
         return last_update_id < first.U and first.pu != last_update_id

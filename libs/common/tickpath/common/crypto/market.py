@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
 from fractions import Fraction
+from itertools import chain, count
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -35,7 +36,7 @@ MONEY_DECIMALS: Final = 8
 
 _REFS_PER_SYMBOL: Final = 1 << 44
 
-_update, _trade, _clear, _checksum_text = map(direct, (l2.update, l2.trade, l2.clear, l2.checksum_text))
+_update, _trade, _clear = map(direct, (l2.update, l2.trade, l2.clear))
 
 
 class Batch(NamedTuple):
@@ -56,7 +57,7 @@ class Level(NamedTuple):
 class _Symbol:
     """The arrays of one symbol."""
 
-    __slots__ = ("alpha", "name", "pool", "prices", "short", "slots", "state", "units")
+    __slots__ = ("alpha", "name", "pool", "prices", "short", "slots", "state", "units", "where")
 
     def __init__(self, name: str, short: str, locate: int) -> None:
         self.name = name
@@ -66,6 +67,7 @@ class _Symbol:
         self.slots = np.zeros((2, 256), np.int32)
         self.pool = np.zeros((512, l2.POOL_COLUMNS), np.int64)
         self.state: Ints = np.zeros(l2.STATE_SIZE, np.int64)
+        self.where: Ints = np.zeros(l2.WHERE_SIZE, np.int64)
         self.units: tuple[Decimal, Decimal] | None = None  # tick size and lot size, once it is told
         self.state[l2.FREE] = -1
         self.state[l2.LOCATE] = locate
@@ -86,9 +88,10 @@ class Market:
         self._view = memoryview(self._text.data)
         self._rows = np.zeros((1 << 10, l2.ROW_COLUMNS), np.int64)
         self._out: Bytes = np.zeros(1 << 16, np.uint8)
-        self._offsets: Ints = np.zeros(1 << 11, np.int64)
+        self._offsets: Ints = np.zeros((1 << 11) + 1, np.int64)
+        self._times: Ints = np.zeros(1 << 11, np.int64)
         self._made: Ints = np.zeros(2, np.int64)
-        self._times: list[tuple[int, int]] = []  # messages before the time was set, and that time
+        self.time_ns = 0  # of the messages made from now on, ns after midnight UTC
 
     # Symbols.
 
@@ -99,7 +102,7 @@ class Market:
         known = {symbol.short for symbol in self._symbols}
         number = self.numbers[name] = len(self._symbols)
         self._symbols.append(_Symbol(name, short or short_names([name], known)[name], number + 1))
-        self._check_types(number)
+        self._place()
         if self._begin is not None:
             self._begin(self, number)
         return number
@@ -118,7 +121,7 @@ class Market:
         """From now on tell the best `window` levels of a symbol as ITCH, in these units; a directory comes first."""
         symbol = self._symbols[number]
         self._set_units(symbol, tick_size, lot_size)
-        stamp = self._time_ns
+        stamp = self.time_ns
         self._append(frame(stock_directory(number + 1, stamp, symbol.short, round_lot_size=1)))
         self._append(frame(trading_action(number + 1, stamp, symbol.short, "T")))
         symbol.state[l2.WINDOW] = window
@@ -150,40 +153,30 @@ class Market:
 
     # What the venue sent.
 
-    @property
-    def time_ns(self) -> int:
-        """Time of the messages made now, ns after midnight UTC."""
-        return self._time_ns
-
-    @time_ns.setter
-    def time_ns(self, value: int) -> None:
-        self._time_ns = value
-        self._times.append((int(self._made[0]), value))
-
     def update(self, number: int, bids: Any, asks: Any, *, snapshot: bool = False) -> int:
         """Set levels: JSON lists in bytes, of ``["price", "quantity"]`` or of objects; quantity 0 removes.
 
         `snapshot`: they are the whole book. Returns how many there were, -1 when the text is malformed: then nothing
         has changed.
         """
-        symbol = self._symbols[number]
         middle = len(bids)
         end = middle + len(asks)
-        if end > len(self._text):
-            self._text = np.zeros(2 * end, np.uint8)
-            self._view = memoryview(self._text.data)
+        self._reserve_text(end)
         self._view[:middle] = bids
         self._view[middle:end] = asks
-        symbol.state[l2.TIME_NS] = self._time_ns
+        return self.update_at(number, 0, middle, middle, end, snapshot=snapshot)
+
+    def update_at(
+        self, number: int, bids: int, bids_end: int, asks: int, asks_end: int, *, snapshot: bool = False
+    ) -> int:
+        """`update` with the lists at these positions of `text`."""
+        symbol = self._symbols[number]
         for _ in range(64):
-            n: int = _update(
-                symbol.prices, symbol.slots, symbol.pool, symbol.state, self._text, middle, end, self._rows,
-                symbol.alpha, self._out, self._offsets, self._made, snapshot,
-            )  # fmt: skip
+            n: int = _update(symbol.where, self.time_ns, bids, bids_end, asks, asks_end, snapshot)
             if n >= 0:
                 return n
             if not self._give(symbol, n):
-                return -1
+                break
         return -1
 
     def trade(
@@ -191,34 +184,47 @@ class Market:
     ) -> bool:
         """A trade against a resting order of `side`, price and quantity as JSON in bytes; False: they are malformed.
 
-        `trade_id` and `at` (its time) are as the venue writes them, for who overrides this.
+        `trade_id` and `at` (its time) are as the venue writes them.
         """
-        del trade_id, at
-        symbol = self._symbols[number]
         middle = len(price)
         end = middle + len(qty)
-        if end > len(self._text):
-            return False
+        self._reserve_text(end)
         self._view[:middle] = price
         self._view[middle:end] = qty
-        symbol.state[l2.TIME_NS] = self._time_ns
+        return self.trade_at(number, side, 0, middle, middle, end, trade_id, at)
+
+    def trade_at(
+        self, number: int, side: int, left: int, left_end: int, right: int, right_end: int,
+        trade_id: str | int, at: str | int,
+    ) -> bool:  # fmt: skip
+        """`trade` with price and quantity at these positions of `text`; every trade comes here, for who overrides it."""
+        del trade_id, at
+        symbol = self._symbols[number]
         for _ in range(8):
-            code = _trade(
-                symbol.state, side, self._text, middle, end, symbol.alpha, self._out, self._offsets, self._made
-            )
+            code = _trade(symbol.where, self.time_ns, side, left, left_end, right, right_end)
             if code == 0:
                 return True
             if not self._give(symbol, code):
                 break
         return False
 
+    @property
+    def text(self) -> Bytes:
+        """Where `put` puts a message."""
+        return self._text
+
+    def put(self, message: bytes) -> int:
+        """Put a message where `update_at` and `trade_at` find it; its length."""
+        n = len(message)
+        if n > len(self._text):
+            self._reserve_text(n)
+        self._view[:n] = message
+        return n
+
     def clear(self, number: int) -> None:
         """Forget the book of a symbol; what was told of it is deleted."""
         symbol = self._symbols[number]
-        symbol.state[l2.TIME_NS] = self._time_ns
-        while code := _clear(
-            symbol.prices, symbol.slots, symbol.pool, symbol.state, self._out, self._offsets, self._made
-        ):
+        while code := _clear(symbol.where, self.time_ns):
             self._give(symbol, code)
 
     # What is known.
@@ -226,7 +232,7 @@ class Market:
     def checksum(self, number: int) -> int:
         """CRC-32 over the ten best levels of each side, in the manner of Kraken."""
         symbol = self._symbols[number]
-        n = _checksum_text(symbol.prices, symbol.slots, symbol.pool, symbol.state, self._text)
+        n = l2.checksum_text(symbol.prices, symbol.slots, symbol.pool, symbol.state, self._text)
         return zlib.crc32(self._view[:n])
 
     def side(self, number: int, side: int, most: int | None = None) -> list[Level]:
@@ -289,30 +295,30 @@ class Market:
 
     def take(self) -> Batch | None:
         """The messages made since the last call, copied; None when there are none."""
-        n, size = int(self._made[0]), int(self._made[1])
+        n, size = self._made.tolist()
         if n == 0:
-            del self._times[:-1]
             return None
-        times = np.empty(n, np.int64)
-        for i, (first, value) in enumerate(self._times):
-            times[first : self._times[i + 1][0] if i + 1 < len(self._times) else n] = value
-        batch = Batch(self._out[:size].copy(), self._offsets[: n + 1].copy(), times)
+        batch = Batch(self._out[:size].copy(), self._offsets[: n + 1].copy(), self._times[:n].copy())
         self._made[:] = 0
-        self._times = [(0, self._time_ns)]
         return batch
 
     # Room.
 
-    def _check_types(self, number: int) -> None:
-        """See `direct`: the kernels themselves once, with the arrays of the symbol."""
-        symbol = self._symbols[number]
-        l2.update(
-            symbol.prices, symbol.slots, symbol.pool, symbol.state, self._text, 0, 0, self._rows, symbol.alpha,
-            self._out, self._offsets, self._made, 0,
-        )  # fmt: skip
-        l2.trade(symbol.state, BID, self._text, 0, 0, symbol.alpha, self._out, self._offsets, self._made)
-        l2.clear(symbol.prices, symbol.slots, symbol.pool, symbol.state, self._out, self._offsets, self._made)
-        l2.checksum_text(symbol.prices, symbol.slots, symbol.pool, symbol.state, self._text)
+    def _place(self) -> None:
+        """Tell the kernels where the arrays are; after any of them was replaced."""
+        for symbol in self._symbols:
+            symbol.where[:] = (
+                symbol.prices.ctypes.data, symbol.slots.ctypes.data, symbol.pool.ctypes.data, symbol.prices.shape[1],
+                symbol.state.ctypes.data, symbol.alpha.ctypes.data, self._text.ctypes.data, len(self._text),
+                self._rows.ctypes.data, len(self._rows), self._out.ctypes.data, len(self._out),
+                self._offsets.ctypes.data, self._times.ctypes.data, len(self._times), self._made.ctypes.data,
+            )  # fmt: skip
+
+    def _reserve_text(self, size: int) -> None:
+        if size > len(self._text):
+            self._text = np.zeros(2 * size, np.uint8)
+            self._view = memoryview(self._text.data)
+            self._place()
 
     def _give(self, symbol: _Symbol, code: int) -> bool:
         """What a kernel asked for; False when it is not to be had."""
@@ -339,19 +345,24 @@ class Market:
             self._reserve(needed)
         else:
             return False
+        self._place()
         return True
 
     def _reserve(self, size: int) -> None:
-        n, used = int(self._made[0]), int(self._made[1])
+        n, used = self._made.tolist()
         messages = size // l2.MESSAGE_BYTES + 4
         if used + size > len(self._out):
             self._out = np.concatenate([self._out[:used], np.zeros(used + 2 * size, np.uint8)])
-        if n + messages >= len(self._offsets):
-            self._offsets = np.concatenate([self._offsets[: n + 1], np.zeros(n + 2 * messages, np.int64)])
+        if n + messages > len(self._times):
+            more = np.zeros(n + 2 * messages, np.int64)
+            self._offsets = np.concatenate([self._offsets[: n + 1], more])
+            self._times = np.concatenate([self._times[:n], more])
+        self._place()
 
     def _append(self, message: bytes) -> None:
         self._reserve(len(message) + l2.MESSAGE_BYTES)
-        n, at = int(self._made[0]), int(self._made[1])
+        n, at = self._made.tolist()
+        self._times[n] = self.time_ns
         self._out[at : at + len(message)] = np.frombuffer(message, np.uint8)
         self._made[:] = n + 1, at + len(message)
         self._offsets[n + 1] = at + len(message)
@@ -403,8 +414,8 @@ def short_names(names: Iterable[str], taken: Sequence[str] | set[str] = ()) -> d
         base = stem.removesuffix(quote).rstrip(_SEPARATORS) or stem
         plain = str.maketrans("", "", _SEPARATORS)
         wanted = [name, name.translate(plain), base + underscore + rest, (base + rest).translate(plain)]
-        wanted += [name.translate(plain)[:5] + _base36(zlib.crc32(name.encode()) + i) for i in range(1 << 12)]
-        found[name] = next(short for short in wanted if 1 <= len(short) <= 8 and short not in used)
+        hashed = (name.translate(plain)[:5] + _base36(zlib.crc32(name.encode()) + i) for i in count())
+        found[name] = next(short for short in chain(wanted, hashed) if 1 <= len(short) <= 8 and short not in used)
         used.add(found[name])
     return found
 

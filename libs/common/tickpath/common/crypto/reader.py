@@ -11,8 +11,8 @@ market; others call nothing of them while it runs.
 | the codec asks to subscribe again | sends the frames, at most once a second for a symbol |
 | nobody takes the batches | disconnects when `most_waiting` messages wait, connects again when half are taken |
 
-The wait before connecting again doubles from 0.25 to 30 s, less a random part of up to a half, and is short again after
-a connection that has brought a frame.
+The wait before connecting again doubles from 0.25 to 30 s, less a random part of up to a half, and is short again
+after a connection that has brought a frame.
 """
 
 from __future__ import annotations

@@ -12,15 +12,20 @@ is written). A level that enters the window is an Add Order with a new reference
 a smaller quantity is a Cancel, a larger one a Replace. Within one batch all that goes is written before anything that
 comes, so that a book that is not crossed after the batch is not crossed between its messages either.
 
-Messages go to ``out`` uint8 behind their u16 length, message i begins at ``offsets[i]``; ``made`` int64[2] counts
-messages and bytes. No kernel here allocates, and all check for room before they change anything.
+Messages go to ``out`` uint8 behind their u16 length, message i begins at ``offsets[i]`` and is of the time
+``times[i]``; ``made`` int64[2] counts messages and bytes. The kernels that are called from Python take one array with
+the addresses of all these (`WHERE_` fields): a dozen arrays would cost more than a trade does.
+No kernel here allocates, and all check for room before they change anything.
 """
 
 from __future__ import annotations
 
 import numba
+import numpy as np
+from numba.np.numpy_support import carray
 
 from tickpath.common import jit
+from tickpath.common.kernels.memory import bytes_at, lent, pointer, rows_at, words_at
 from tickpath.common.records import MAX_PRICE_TICKS, MAX_QTY_LOTS
 
 
@@ -55,7 +60,7 @@ LIMIT = 5  # best levels of a side that are kept after each batch; 0: all
 LOCATE = 6
 NEXT_REF = 7
 MATCH = 8  # match number of the last print
-TIME_NS = 9  # ns after midnight for the messages written from now on
+TIME_NS = 9  # of the messages written now, ns after midnight
 PRICE_SCALE, QTY_SCALE = 10, 11
 PRICE_TEXT, QTY_TEXT = 12, 13  # most decimals seen in the text of a level, zeros included: what a checksum is made of
 TICK_MUL, TICK_DIV = 14, 15  # price x MUL / DIV is in ticks
@@ -80,6 +85,13 @@ MAX_SCALE = 12
 _LARGEST = 10**18 - 1
 _FULL = 10**17  # a number below has room for one more digit
 
+# Fields of where, int64[WHERE_SIZE]: addresses of the arrays, and how long those are that can grow.
+(
+    WHERE_PRICES, WHERE_SLOTS, WHERE_POOL, WHERE_CAPACITY, WHERE_STATE, WHERE_SYMBOL, WHERE_TEXT, WHERE_TEXT_BYTES,
+    WHERE_ROWS, WHERE_N_ROWS, WHERE_OUT, WHERE_OUT_BYTES, WHERE_OFFSETS, WHERE_TIMES, WHERE_MESSAGES, WHERE_MADE,
+) = range(16)  # fmt: skip
+WHERE_SIZE = 16
+
 # What calls return in place of a number of rows.
 MALFORMED, MORE_PRICE_DECIMALS, MORE_QTY_DECIMALS, MORE_ROWS, MORE_LEVELS, MORE_ROOM = -1, -2, -3, -4, -5, -6
 
@@ -100,6 +112,12 @@ _I64 = numba.int64
 
 _QUOTE, _BACKSLASH, _COMMA, _COLON, _DOT, _MINUS, _PLUS, _ZERO = 34, 92, 44, 58, 46, 45, 43, 48
 _OPEN, _CLOSE, _OPEN_OBJECT, _CLOSE_OBJECT = 91, 93, 123, 125
+
+
+@lent
+def _slots_at(address, n):
+    """int32[2, n]."""
+    return carray(pointer(address), (2, n), np.int32)
 
 
 # --- JSON text -----------------------------------------------------------------------------------------------------
@@ -318,10 +336,11 @@ def _put(out, at, size, value):
 
 
 @inlined
-def _head(out, offsets, made, state, kind, size):
+def _head(out, offsets, times, made, state, kind, size):
     """Length and header of a message of `size` bytes; position after them. The message counts as made."""
     at = made[1]
     offsets[made[0]] = at
+    times[made[0]] = state[TIME_NS]
     made[0] += 1
     made[1] = at + 2 + size
     offsets[made[0]] = made[1]
@@ -369,7 +388,7 @@ def _put_symbol(out, at, symbol):
 
 
 @inlined
-def _show(prices, slots, pool, state, side, i, symbol, out, offsets, made):
+def _show(prices, slots, pool, state, side, i, symbol, out, offsets, times, made):
     """A level enters the window: A."""
     state[SHOWN + side] += 1
     state[MAX_QTY] = max(state[MAX_QTY], pool[slots[side, i], QTY])
@@ -383,7 +402,7 @@ def _show(prices, slots, pool, state, side, i, symbol, out, offsets, made):
     state[NEXT_REF] = ref + 1
     pool[slots[side, i], REF] = ref
     pool[slots[side, i], SHOWN_LOTS] = lots
-    at = _head(out, offsets, made, state, 65, 36)
+    at = _head(out, offsets, times, made, state, 65, 36)
     at = _put(out, at, 8, ref)
     at = _put(out, at, 1, 66 if side == BID else 83)
     at = _put(out, at, 4, lots)
@@ -392,7 +411,7 @@ def _show(prices, slots, pool, state, side, i, symbol, out, offsets, made):
 
 
 @inlined
-def _hide(prices, slots, pool, state, side, i, out, offsets, made):
+def _hide(prices, slots, pool, state, side, i, out, offsets, times, made):
     """A level leaves the window: D."""
     ref = pool[slots[side, i], REF]
     if ref == 0:
@@ -400,11 +419,11 @@ def _hide(prices, slots, pool, state, side, i, out, offsets, made):
     state[SHOWN + side] -= 1
     pool[slots[side, i], REF] = 0
     if ref > 0:
-        _put(out, _head(out, offsets, made, state, 68, 19), 8, ref)
+        _put(out, _head(out, offsets, times, made, state, 68, 19), 8, ref)
 
 
 @inlined
-def _resize(prices, slots, pool, state, side, i, out, offsets, made):
+def _resize(prices, slots, pool, state, side, i, out, offsets, times, made):
     """The quantity of a shown level has changed: X or U."""
     state[MAX_QTY] = max(state[MAX_QTY], pool[slots[side, i], QTY])
     lots = _lots(state, pool[slots[side, i], QTY])
@@ -412,13 +431,13 @@ def _resize(prices, slots, pool, state, side, i, out, offsets, made):
     ref = pool[slots[side, i], REF]
     pool[slots[side, i], SHOWN_LOTS] = lots
     if lots < shown:
-        at = _put(out, _head(out, offsets, made, state, 88, 23), 8, ref)
+        at = _put(out, _head(out, offsets, times, made, state, 88, 23), 8, ref)
         _put(out, at, 4, shown - lots)
     elif lots > shown:
         new = state[NEXT_REF]
         state[NEXT_REF] = new + 1
         pool[slots[side, i], REF] = new
-        at = _put(out, _head(out, offsets, made, state, 85, 35), 8, ref)
+        at = _put(out, _head(out, offsets, times, made, state, 85, 35), 8, ref)
         at = _put(out, at, 8, new)
         at = _put(out, at, 4, lots)
         _put(out, at, 4, _ticks(state, prices[side, i], 2 if side == ASK else 0))
@@ -486,19 +505,19 @@ def _remove(prices, slots, pool, state, side, i, n_gone):
 
 
 @inlined
-def _cut(prices, slots, pool, state, out, offsets, made):
+def _cut(prices, slots, pool, state, out, offsets, times, made):
     """Cut both sides to the limit."""
     limit = state[LIMIT]
     for side in range(2):
         beyond = state[DEPTH + side] - limit
         if limit > 0 and beyond > 0:
             for i in range(beyond):
-                _hide(prices, slots, pool, state, side, i, out, offsets, made)
+                _hide(prices, slots, pool, state, side, i, out, offsets, times, made)
             _remove(prices, slots, pool, state, side, 0, beyond)
 
 
 @inlined
-def _settle(prices, slots, pool, state, symbol, out, offsets, made):
+def _settle(prices, slots, pool, state, symbol, out, offsets, times, made):
     """After a batch, when what it brought into the window is shown: what fell out of it, and what moved up into it.
 
     Levels that nobody touched keep their order, so there cannot be both on one side.
@@ -508,14 +527,14 @@ def _settle(prices, slots, pool, state, symbol, out, offsets, made):
         first = max(n - state[WINDOW], 0)
         i = first - 1
         while state[SHOWN + side] > n - first and i >= 0:
-            _hide(prices, slots, pool, state, side, i, out, offsets, made)
+            _hide(prices, slots, pool, state, side, i, out, offsets, times, made)
             i -= 1
     for side in range(2):
         n = state[DEPTH + side]
         i = first = max(n - state[WINDOW], 0)
         while state[SHOWN + side] < n - first and i < n:
             if pool[slots[side, i], REF] == 0:
-                _show(prices, slots, pool, state, side, i, symbol, out, offsets, made)
+                _show(prices, slots, pool, state, side, i, symbol, out, offsets, times, made)
             i += 1
         if n > 0:
             state[MAX_PRICE] = max(state[MAX_PRICE], prices[side, n - 1])
@@ -525,36 +544,31 @@ def _settle(prices, slots, pool, state, symbol, out, offsets, made):
 
 
 @inlined
-def _room(state, made, out, offsets, messages):
+def _room(state, made, out, times, messages):
     """Whether so many messages fit."""
     needed = messages * MESSAGE_BYTES
     state[NEEDED] = needed
-    return made[1] + needed <= len(out) and made[0] + messages < len(offsets) - 1
+    return made[1] + needed <= len(out) and made[0] + messages <= len(times)
 
 
 @inlined
-def _clear(prices, slots, pool, state, out, offsets, made):
+def _clear(prices, slots, pool, state, out, offsets, times, made):
     for side in range(2):
         i = state[DEPTH + side] - 1
         while i >= 0 and state[SHOWN + side] > 0:
-            _hide(prices, slots, pool, state, side, i, out, offsets, made)
+            _hide(prices, slots, pool, state, side, i, out, offsets, times, made)
             i -= 1
         state[DEPTH + side] = 0
     state[FREE] = -1
     state[USED] = 0
 
 
-@kernel(_I64(_PRICES, _SLOTS, _POOL, _INTS, _BYTES, _I64, _I64, _ROWS, _BYTES, _BYTES, _INTS, _INTS, _I64))
-def update(prices, slots, pool, state, text, middle, end, rows, symbol, out, offsets, made, snapshot):
-    """Set the levels of ``text[:middle]`` (bids, where they do not say their side) and ``text[middle:end]`` (asks).
-
-    `snapshot` 1: they are the whole book. Returns the number of levels, or a code below 0: then nothing has changed,
-    and ``state[NEEDED]`` says how much more of something is needed. ``rows`` int64[n, 3] is scratch, ``symbol``
-    uint8[8] is padded with spaces.
-    """
-    n = _parse(text, 0, middle, BID, state, rows, 0)
+@inlined
+def _update(prices, slots, pool, state, text, spans, rows, symbol, out, offsets, times, made, snapshot):
+    """See `update`."""
+    n = _parse(text, spans[0], spans[1], BID, state, rows, 0)
     if n >= 0:
-        n = _parse(text, middle, end, ASK, state, rows, n)
+        n = _parse(text, spans[2], spans[3], ASK, state, rows, n)
     if n < 0:
         return n
     depth = 0 if snapshot else max(state[DEPTH + BID], state[DEPTH + ASK])
@@ -564,30 +578,30 @@ def update(prices, slots, pool, state, text, middle, end, rows, symbol, out, off
     shown = state[SHOWN + BID] + state[SHOWN + ASK]
     window = state[WINDOW]
     most = shown + 2 * window if snapshot else 3 * n + max(2 * window - shown, 0)
-    if window > 0 and not _room(state, made, out, offsets, most):
+    if window > 0 and not _room(state, made, out, times, most):
         return MORE_ROOM
     state[LEVELS_SET] += n
     if snapshot:
-        _clear(prices, slots, pool, state, out, offsets, made)
+        _clear(prices, slots, pool, state, out, offsets, times, made)
         for k in range(n - 1, -1, -1):  # the worst first: each goes to the end
             side, price, qty = rows[k, ROW_SIDE], rows[k, ROW_PRICE], rows[k, ROW_QTY]
             i = _find(prices, state, side, price)
             if i < 0 and qty > 0:
                 _insert(prices, slots, pool, state, side, -1 - i, price, qty)
-        _cut(prices, slots, pool, state, out, offsets, made)
+        _cut(prices, slots, pool, state, out, offsets, times, made)
     else:
         for k in range(n):
             side, price, qty = rows[k, ROW_SIDE], rows[k, ROW_PRICE], rows[k, ROW_QTY]
             i = _find(prices, state, side, price)
             if qty == 0:
                 if i >= 0:
-                    _hide(prices, slots, pool, state, side, i, out, offsets, made)
+                    _hide(prices, slots, pool, state, side, i, out, offsets, times, made)
                     _remove(prices, slots, pool, state, side, i, 1)
             elif i >= 0:
                 pool[slots[side, i], QTY] = qty
             else:
                 _insert(prices, slots, pool, state, side, -1 - i, price, qty)
-        _cut(prices, slots, pool, state, out, offsets, made)
+        _cut(prices, slots, pool, state, out, offsets, times, made)
         if window > 0:
             for k in range(n):
                 side = rows[k, ROW_SIDE]
@@ -596,37 +610,89 @@ def update(prices, slots, pool, state, text, middle, end, rows, symbol, out, off
                     continue
                 ref = pool[slots[side, i], REF]
                 if ref > 0:
-                    _resize(prices, slots, pool, state, side, i, out, offsets, made)
+                    _resize(prices, slots, pool, state, side, i, out, offsets, times, made)
                 elif ref == 0 and i >= state[DEPTH + side] - window:
-                    _show(prices, slots, pool, state, side, i, symbol, out, offsets, made)
-    _settle(prices, slots, pool, state, symbol, out, offsets, made)
+                    _show(prices, slots, pool, state, side, i, symbol, out, offsets, times, made)
+    _settle(prices, slots, pool, state, symbol, out, offsets, times, made)
     return n
 
 
-@kernel(_I64(_PRICES, _SLOTS, _POOL, _INTS, _BYTES, _INTS, _INTS))
-def clear(prices, slots, pool, state, out, offsets, made):
+@kernel(_I64(_INTS, _I64, _I64, _I64, _I64, _I64, _I64))
+def update(where, time_ns, bids, bids_end, asks, asks_end, snapshot):
+    """Set the levels of ``text[bids:bids_end]`` (bids, where they do not say their side) and ``text[asks:asks_end]``.
+
+    `snapshot` 1: they are the whole book. Returns the number of levels, or a code below 0: then nothing has changed,
+    and ``state[NEEDED]`` says how much more of something is needed.
+    """
+    n = where[WHERE_CAPACITY]
+    state = words_at(where[WHERE_STATE], STATE_SIZE)
+    state[TIME_NS] = time_ns
+    return _update(
+        rows_at(where[WHERE_PRICES], 2, n),
+        _slots_at(where[WHERE_SLOTS], n),
+        rows_at(where[WHERE_POOL], 2 * n, POOL_COLUMNS),
+        state,
+        bytes_at(where[WHERE_TEXT], where[WHERE_TEXT_BYTES]),
+        (bids, bids_end, asks, asks_end),
+        rows_at(where[WHERE_ROWS], where[WHERE_N_ROWS], ROW_COLUMNS),
+        bytes_at(where[WHERE_SYMBOL], 8),
+        bytes_at(where[WHERE_OUT], where[WHERE_OUT_BYTES]),
+        words_at(where[WHERE_OFFSETS], where[WHERE_MESSAGES] + 1),
+        words_at(where[WHERE_TIMES], where[WHERE_MESSAGES]),
+        words_at(where[WHERE_MADE], 2),
+        snapshot,
+    )
+
+
+@kernel(_I64(_INTS, _I64))
+def clear(where, time_ns):
     """Empty the book. Returns 0 or MORE_ROOM."""
-    if not _room(state, made, out, offsets, state[SHOWN + BID] + state[SHOWN + ASK]):
+    n = where[WHERE_CAPACITY]
+    state = words_at(where[WHERE_STATE], STATE_SIZE)
+    state[TIME_NS] = time_ns
+    out = bytes_at(where[WHERE_OUT], where[WHERE_OUT_BYTES])
+    times = words_at(where[WHERE_TIMES], where[WHERE_MESSAGES])
+    made = words_at(where[WHERE_MADE], 2)
+    if not _room(state, made, out, times, state[SHOWN + BID] + state[SHOWN + ASK]):
         return MORE_ROOM
-    _clear(prices, slots, pool, state, out, offsets, made)
+    _clear(
+        rows_at(where[WHERE_PRICES], 2, n),
+        _slots_at(where[WHERE_SLOTS], n),
+        rows_at(where[WHERE_POOL], 2 * n, POOL_COLUMNS),
+        state,
+        out,
+        words_at(where[WHERE_OFFSETS], where[WHERE_MESSAGES] + 1),
+        times,
+        made,
+    )
     return 0
 
 
-@kernel(_I64(_INTS, _I64, _BYTES, _I64, _I64, _BYTES, _BYTES, _INTS, _INTS))
-def trade(state, side, text, middle, end, symbol, out, offsets, made):
-    """Tell a trade of the price ``text[:middle]`` and the quantity ``text[middle:end]`` as a print: P.
+@kernel(_I64(_INTS, _I64, _I64, _I64, _I64, _I64, _I64))
+def trade(where, time_ns, side, left, left_end, right, right_end):
+    """Tell a trade of the price ``text[left:left_end]`` and the quantity ``text[right:right_end]`` as a print: P.
 
     `side` is that of the order that rested. Returns 0, or a code below 0: then nothing has changed.
     """
-    at, price, _ = _decimal(text, _blank(text, 0, middle), middle, state, PRICE_SCALE)
+    state = words_at(where[WHERE_STATE], STATE_SIZE)
+    state[TIME_NS] = time_ns
+    text = bytes_at(where[WHERE_TEXT], where[WHERE_TEXT_BYTES])
+    out = bytes_at(where[WHERE_OUT], where[WHERE_OUT_BYTES])
+    offsets = words_at(where[WHERE_OFFSETS], where[WHERE_MESSAGES] + 1)
+    times = words_at(where[WHERE_TIMES], where[WHERE_MESSAGES])
+    made = words_at(where[WHERE_MADE], 2)
+    symbol = bytes_at(where[WHERE_SYMBOL], 8)
+    at, price, _ = _decimal(text, _blank(text, left, left_end), left_end, state, PRICE_SCALE)
     if at < 0:
         return at
-    beyond, qty, _ = _decimal(text, _blank(text, middle, end), end, state, QTY_SCALE)
+    beyond, qty, _ = _decimal(text, _blank(text, right, right_end), right_end, state, QTY_SCALE)
     if beyond < 0:
         return beyond
-    if price <= 0 or qty <= 0 or _blank(text, at, middle) != middle or _blank(text, beyond, end) != end:
+    if price <= 0 or qty <= 0 or _blank(text, at, left_end) != left_end:
         return MALFORMED
-    if state[WINDOW] > 0 and not _room(state, made, out, offsets, 1):
+    if _blank(text, beyond, right_end) != right_end:
+        return MALFORMED
+    if state[WINDOW] > 0 and not _room(state, made, out, times, 1):
         return MORE_ROOM
     state[MAX_PRICE] = max(state[MAX_PRICE], price)
     state[MAX_QTY] = max(state[MAX_QTY], qty)
@@ -638,7 +704,7 @@ def trade(state, side, text, middle, end, symbol, out, offsets, made):
         return 0
     lots = _lots(state, qty)
     state[MATCH] += 1
-    at = _head(out, offsets, made, state, 80, 44)
+    at = _head(out, offsets, times, made, state, 80, 44)
     at = _put(out, at, 8, 0)
     at = _put(out, at, 1, 66 if side == BID else 83)
     at = _put(out, at, 4, lots)
