@@ -13,7 +13,9 @@ so it can be applied again and again to the same book.
   take turns message by message, which no market does: the worst case for the cache
 - *one message*: p50 and p99 of batches of 64 messages, the clock read in the kernel, divided by 64
 - *UDP*: a process on another core sends; one receiver only takes the datagrams (`recvmmsg`), the other makes ticks of
-  them. The sender waits when 256 are under way, so nothing is lost; what is compared is the rate of messages.
+  them. The sender waits when 256 are under way, so nothing is lost; what is compared is the rate of messages. The
+  aim is for datagrams as the exchange packs them; full ones are 27 times fewer, so there the kernel counts, not the
+  system.
 
 Left out: the loop around the kernel, links, and the path of crypto venues (``bench json_path``).
 
@@ -602,8 +604,7 @@ def measure(quick: bool, with_udp: bool) -> dict[str, Any]:
         "book": {"aim": BOOK_AIM, "found": min(found["book"]["rate"] for found in files)},
     }
     if two:
-        lowest = min(result["udp"][packing]["ratio"] for packing in ("full datagrams", "recorded pace"))
-        result["aims"]["udp"] = {"aim": UDP_AIM, "found": lowest}
+        result["aims"]["udp"] = {"aim": UDP_AIM, "found": result["udp"]["recorded pace"]["ratio"]}
     for aim in result["aims"].values():
         aim["reached"] = aim["found"] >= aim["aim"]
     return result
@@ -656,10 +657,14 @@ def show(result: dict[str, Any], console: Console) -> None:
             cells = [f"{row['messages_per_datagram']}", f"{row['bare_rate']:.2f}", f"{row['ticks_rate']:.2f}"]
             table.add_row(packing, *cells, f"{row['ratio']:.2f}")
         console.print(table)
-    units = {"decode": "M messages/s", "book": "M messages/s", "udp": "of the bare loop"}
+    units = {
+        "decode": "M messages/s with the slowest file",
+        "book": "M messages/s with the slowest file",
+        "udp": "of the bare loop at the recorded pace",
+    }
     for name, aim in result["aims"].items():
         state = "reached" if aim["reached"] else "not reached"
-        console.print(f"{name}: {aim['found']} {units[name]} in the slowest case (aim {aim['aim']:g}: {state})")
+        console.print(f"{name}: {aim['found']} {units[name]} (aim {aim['aim']:g}: {state})")
 
 
 def main(arguments: Sequence[str]) -> int:

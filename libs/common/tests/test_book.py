@@ -203,6 +203,22 @@ def test_order_table_finds_everything_while_it_is_churned_at_its_planned_size(sp
     assert book.stats[bk.ST_MAX_LIVE_ORDERS] == capacity
 
 
+@pytest.mark.parametrize("stride", [1, 1 << 12, 1 << 17, 1 << 21, 1 << 40], ids=lambda s: f"every {s:#x}")
+def test_runs_of_references_do_not_pile_up_in_the_order_table(stride):
+    """Runs of 4,096 orders that live all day, any distance apart: each is found near where the search begins."""
+    book = new_book(1 << 16, 8)
+    for run in range(16):
+        first = 1 + run * max(stride, 1 << 12)
+        for ref in range(first, first + 4096):
+            assert bk.add(book, 0, 1, ref, 100, 1) == Result.OK
+    mask = len(book.orders) - 1
+    slots = np.flatnonzero(book.orders["ref"])
+    homes = [bk._home(ref, mask) for ref in book.orders["ref"][slots].tolist()]
+    away = (slots - np.array(homes)) & mask
+    assert away.max() < 4096
+    assert away.mean() < 32
+
+
 @pytest.mark.parametrize("sizes", [(0, 1, 1), (1, 0, 1), (1, 1, 0), (1, 2**30, 1)])
 def test_sizes_that_make_no_book_are_refused(sizes):
     """The message names the size and what is allowed."""
