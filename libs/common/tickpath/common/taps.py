@@ -61,8 +61,8 @@ class Tap:
     """The tap of one stream, written by the hot process that makes the stream; `address` for kernels, 0: it is off.
 
     Off are the streams of records without ``taps.enabled`` and in the shm lane, where the links are rings already;
-    and what comes from the network without ``taps.capture``. `epoch`: this life of the producer (``Hot.EPOCH``). Raises
-    StartError when the ring cannot be made.
+    and what comes from the network without ``taps.capture``. `epoch`: this life of the producer (``Hot.EPOCH``).
+    Raises StartError when the ring cannot be made.
     """
 
     def __init__(self, config: Config, stream: str, epoch: int) -> None:

@@ -144,7 +144,7 @@ class BinanceSpot(Codec):
             self.faults["unknown"] += 1
 
     def _receive_fast(self, frame: bytes) -> bool:
-        """A trade, or the next difference of a book that is live, without objects for its fields; False: it is none."""
+        """A trade, or the next difference of a live book, without objects for its fields; False: it is neither."""
         market, found = self.market, self._found
         kind = _scan(market.text, market.put(frame), found)
         if kind == scanner.OTHER:

@@ -144,7 +144,7 @@ class Reader:
         report: Callable[[], None] | None = None,
         seen: Callable[[bytes], None] | None = None,
     ) -> None:
-        """`report` is called about once a second, `seen` with all that the venue says; both in the reader's thread."""
+        """`report` is called about once a second, `seen` with all that the venue says; in the reader's thread."""
         self.codec: Final = codec
         self.counts: Counter[str] = Counter()  # connections, frames, ...: see docs/crypto.md
         self.state = "connecting"  # for people: connecting, live, waiting
