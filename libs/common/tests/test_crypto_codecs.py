@@ -517,12 +517,19 @@ def test_a_change_that_is_lost_is_noticed(venue: str) -> None:
     is_change = marks.get(venue, lambda frame: b"depthUpdate" in frame)
     changes = [i for i, frame in enumerate(frames) if is_change(frame)]
     # Of Kraken only what its checksum sees: a change at the best of a book that has more changes after it.
+    whole = codec_of(venue, Market())
+    for frame in frames:
+        whole.receive(frame)
     for lost in changes[60:-60:40] if venue != "kraken" else _seen_by_checksum(frames, changes):
         codec = codec_of(venue, Market())
         for i, frame in enumerate(frames):
             if i != lost:
                 codec.receive(frame)
-        assert codec.faults["gaps"] + codec.faults["checksums_wrong"] > 0, lost
+        noticed = codec.faults["gaps"] + codec.faults["checksums_wrong"] > 0
+        # The next change may set the same level again: then nothing is lost.
+        assert noticed or (
+            venue == "kraken" and all(_top(codec, name) == _top(whole, name) for name in whole.market.names)
+        )
 
 
 def _seen_by_checksum(frames: list[bytes], changes: list[int]) -> Iterator[int]:

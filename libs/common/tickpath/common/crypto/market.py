@@ -197,7 +197,7 @@ class Market:
         self, number: int, side: int, left: int, left_end: int, right: int, right_end: int,
         trade_id: str | int, at: str | int,
     ) -> bool:  # fmt: skip
-        """`trade` with price and quantity at these positions of `text`; every trade comes here, for who overrides it."""
+        """`trade` with price and quantity at these positions of `text`. Every trade comes here."""
         del trade_id, at
         symbol = self._symbols[number]
         for _ in range(8):
@@ -240,11 +240,12 @@ class Market:
         symbol = self._symbols[number]
         n = int(symbol.state[l2.DEPTH + side])
         price_scale, qty_scale = self.scales(number)
-        prices = symbol.prices[side, :n][::-1][:most].tolist()
-        qtys = symbol.pool[symbol.slots[side, :n][::-1][:most], l2.QTY].tolist()
+        prices = symbol.prices[side, :n][::-1]
+        qtys = symbol.pool[symbol.slots[side, :n][::-1], l2.QTY]
+        live = np.nonzero(qtys)[0][:most]
         return [
             Level(Decimal(price).scaleb(-price_scale), Decimal(qty).scaleb(-qty_scale))
-            for price, qty in zip(prices, qtys, strict=True)
+            for price, qty in zip(prices[live].tolist(), qtys[live].tolist(), strict=True)
         ]
 
     def best(self, number: int) -> tuple[Level | None, Level | None]:
@@ -255,7 +256,7 @@ class Market:
     def depth(self, number: int) -> tuple[int, int]:
         """Levels of the bids and of the asks."""
         state = self._symbols[number].state
-        return int(state[l2.DEPTH + BID]), int(state[l2.DEPTH + ASK])
+        return int(state[l2.LIVE + BID]), int(state[l2.LIVE + ASK])
 
     def scales(self, number: int) -> tuple[int, int]:
         """Decimals of prices and of quantities: the least that hold all seen so far exactly."""

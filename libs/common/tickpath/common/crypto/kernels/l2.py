@@ -2,7 +2,8 @@
 
 A symbol's book is four arrays. ``prices`` int64[2, capacity] holds the bids (0) and the asks (1), **best price at
 the end**, and ``slots`` int32[2, capacity] where in ``pool`` int64[2 * capacity, 3] the rest of each level is: so
-little has to move when a level comes or goes, which on real markets happens some hundred levels from the best.
+little has to move when a level comes, which on real markets happens some hundred levels from the best. A level that
+goes stays as an entry with the quantity 0, because most come back; the best entry is never one of those.
 ``state`` int64[STATE_SIZE] holds everything else. Prices and quantities are integers at the symbol's scales:
 value x 10**-scale. Text that needs more decimals than the scale has is refused with a code, so that the caller can
 `rescale` and try again: nothing is ever rounded on the way into the book.
@@ -53,7 +54,7 @@ ROW_SIDE, ROW_PRICE, ROW_QTY = range(3)
 ROW_COLUMNS = 3
 
 # Fields of state.
-DEPTH = 0  # and 1: levels of the bids and of the asks
+DEPTH = 0  # and 1: entries of the bids and of the asks, those that are gone included
 SHOWN = 2  # and 3: levels of a side that have a REF
 WINDOW = 4  # best levels of a side that are told as ITCH
 LIMIT = 5  # best levels of a side that are kept after each batch; 0: all
@@ -79,7 +80,9 @@ QTYS_CUT = 26  # ... whose quantity is more lots than ITCH can carry: the most i
 DIGITS_CUT = 27  # numbers of more than 18 digits (the largest then) or more than MAX_SCALE decimals (without them)
 FREE = 28  # the slot freed last, -1 none
 USED = 29  # slots that have been used so far
-STATE_SIZE = 30
+LIVE = 30  # and 31: levels of the bids and of the asks
+FLOOR = 32  # and 33: no level of a side at this price or better is not shown, where any is
+STATE_SIZE = 34
 
 MAX_SCALE = 12
 _LARGEST = 10**18 - 1
@@ -124,9 +127,15 @@ def _slots_at(address, n):
 
 
 @inlined
+def byte(text, at):
+    """A byte at a position that is not negative: saying so saves the question whether it counts from the end."""
+    return numba.int64(text[numba.uint64(at)])
+
+
+@inlined
 def _blank(text, at, end):
     """Position after white space."""
-    while at < end and (text[at] == 32 or 9 <= text[at] <= 13):
+    while at < end and (byte(text, at) == 32 or 9 <= byte(text, at) <= 13):
         at += 1
     return at
 
@@ -137,15 +146,15 @@ def _decimal(text, at, end, state, scale_field):
 
     A position below 0 says what is wrong.
     """
-    quoted = at < end and text[at] == _QUOTE
+    quoted = at < end and byte(text, at) == _QUOTE
     at += quoted
     value = 0
     decimals = 0
     digits = 0
     cut = False
-    while at < end and 0 <= text[at] - _ZERO <= 9:
+    while at < end and 0 <= byte(text, at) - _ZERO <= 9:
         if value < _FULL:
-            value = value * 10 + numba.int64(text[at]) - _ZERO
+            value = value * 10 + byte(text, at) - _ZERO
         else:
             value, cut = _LARGEST, True
         digits += 1
@@ -153,26 +162,26 @@ def _decimal(text, at, end, state, scale_field):
     if digits == 0:
         return MALFORMED, 0, 0
     written = 0
-    if at < end and text[at] == _DOT:
+    if at < end and byte(text, at) == _DOT:
         at += 1
-        while at < end and 0 <= text[at] - _ZERO <= 9:
+        while at < end and 0 <= byte(text, at) - _ZERO <= 9:
             if value < _FULL:
-                value = value * 10 + numba.int64(text[at]) - _ZERO
+                value = value * 10 + byte(text, at) - _ZERO
                 decimals += 1
             else:
-                cut = cut or text[at] != _ZERO
+                cut = cut or byte(text, at) != _ZERO
             written += 1
             at += 1
         if written == 0:
             return MALFORMED, 0, 0
-    if at < end and (text[at] == 69 or text[at] == 101):  # E e
+    if at < end and (byte(text, at) == 69 or byte(text, at) == 101):  # E e
         at += 1
-        negative = at < end and text[at] == _MINUS
-        at += negative or (at < end and text[at] == _PLUS)
+        negative = at < end and byte(text, at) == _MINUS
+        at += negative or (at < end and byte(text, at) == _PLUS)
         exponent = 0
         digits = 0
-        while at < end and 0 <= text[at] - _ZERO <= 9:
-            exponent = min(exponent * 10 + text[at] - _ZERO, 99)
+        while at < end and 0 <= byte(text, at) - _ZERO <= 9:
+            exponent = min(exponent * 10 + byte(text, at) - _ZERO, 99)
             digits += 1
             at += 1
         if digits == 0:
@@ -184,7 +193,7 @@ def _decimal(text, at, end, state, scale_field):
         if decimals < 0:
             value, decimals, cut = _LARGEST, 0, True
     if quoted:
-        if at >= end or text[at] != _QUOTE:
+        if at >= end or byte(text, at) != _QUOTE:
             return MALFORMED, 0, 0
         at += 1
     missing = state[scale_field] - decimals
@@ -212,14 +221,18 @@ def _skip(text, at, end):
     """Position after a string, a number or a word; MALFORMED for anything else."""
     if at >= end:
         return MALFORMED
-    if text[at] == _QUOTE:
+    if byte(text, at) == _QUOTE:
         at += 1
-        while at < end and text[at] != _QUOTE:
-            at += 2 if text[at] == _BACKSLASH else 1
+        while at < end and byte(text, at) != _QUOTE:
+            at += 2 if byte(text, at) == _BACKSLASH else 1
         return at + 1 if at < end else MALFORMED
     begin = at
-    while at < end and (text[at] >= 97 or _PLUS <= text[at] <= 57 or text[at] == 69) and text[at] < 123:
-        if text[at] == _COMMA:
+    while (
+        at < end
+        and (byte(text, at) >= 97 or _PLUS <= byte(text, at) <= 57 or byte(text, at) == 69)
+        and byte(text, at) < 123
+    ):
+        if byte(text, at) == _COMMA:
             break
         at += 1
     return at if at > begin else MALFORMED
@@ -234,12 +247,12 @@ def _parse(text, at, end, side, state, rows, n):
     at = _blank(text, at, end)
     if at >= end:
         return n
-    if text[at] != _OPEN:
+    if byte(text, at) != _OPEN:
         return MALFORMED
     at = _blank(text, at + 1, end)
     first = True
     while True:
-        if at < end and text[at] == _CLOSE and first:
+        if at < end and byte(text, at) == _CLOSE and first:
             at += 1
             break
         first = False
@@ -248,7 +261,7 @@ def _parse(text, at, end, side, state, rows, n):
         if n >= len(rows):
             state[NEEDED] = 2 * n + 64
             return MORE_ROWS
-        kind = text[at]
+        kind = byte(text, at)
         price, qty, side_here = -1, -1, side
         if kind == _OPEN:
             at, price, written = _decimal(text, _blank(text, at + 1, end), end, state, PRICE_SCALE)
@@ -256,19 +269,19 @@ def _parse(text, at, end, side, state, rows, n):
                 return at
             state[PRICE_TEXT] = max(state[PRICE_TEXT], written)
             at = _blank(text, at, end)
-            if at >= end or text[at] != _COMMA:
+            if at >= end or byte(text, at) != _COMMA:
                 return MALFORMED
             at, qty, written = _decimal(text, _blank(text, at + 1, end), end, state, QTY_SCALE)
             if at < 0:
                 return at
             state[QTY_TEXT] = max(state[QTY_TEXT], written)
             at = _blank(text, at, end)
-            while at < end and text[at] == _COMMA:
+            while at < end and byte(text, at) == _COMMA:
                 at = _skip(text, _blank(text, at + 1, end), end)
                 if at < 0:
                     return MALFORMED
                 at = _blank(text, at, end)
-            if at >= end or text[at] != _CLOSE:
+            if at >= end or byte(text, at) != _CLOSE:
                 return MALFORMED
             at += 1
         elif kind == _OPEN_OBJECT:
@@ -277,11 +290,11 @@ def _parse(text, at, end, side, state, rows, n):
             while comma:
                 key = _blank(text, at, end)
                 at = _skip(text, key, end)
-                if at < 0 or text[key] != _QUOTE:
+                if at < 0 or byte(text, key) != _QUOTE:
                     return MALFORMED
-                size, letter = at - key - 2, text[key + 1]
+                size, letter = at - key - 2, byte(text, key + 1)
                 at = _blank(text, at, end)
-                if at >= end or text[at] != _COLON:
+                if at >= end or byte(text, at) != _COLON:
                     return MALFORMED
                 at = _blank(text, at + 1, end)
                 if letter == 112 and (size == 5 or size == 11):  # noqa: PLR1714 - price, price_level
@@ -300,13 +313,13 @@ def _parse(text, at, end, side, state, rows, n):
                     if at < 0:
                         return MALFORMED
                     if letter == 115 and size == 4:  # side: bid, offer or ask
-                        word = text[value + 1]
+                        word = byte(text, value + 1)
                         side_here = BID if word == 98 else ASK if word == 111 or word == 97 else -1  # noqa: PLR1714
                 at = _blank(text, at, end)
                 if at >= end:
                     return MALFORMED
-                comma = text[at] == _COMMA
-                if not comma and text[at] != _CLOSE_OBJECT:
+                comma = byte(text, at) == _COMMA
+                if not comma and byte(text, at) != _CLOSE_OBJECT:
                     return MALFORMED
                 at += 1
         if price <= 0 or qty < 0 or side_here < 0:
@@ -316,10 +329,10 @@ def _parse(text, at, end, side, state, rows, n):
         at = _blank(text, at, end)
         if at >= end:
             return MALFORMED
-        if text[at] == _CLOSE:
+        if byte(text, at) == _CLOSE:
             at += 1
             break
-        if text[at] != _COMMA:
+        if byte(text, at) != _COMMA:
             return MALFORMED
         at = _blank(text, at + 1, end)
     return n if _blank(text, at, end) == end else MALFORMED
@@ -488,56 +501,92 @@ def _insert(prices, slots, pool, state, side, i, price, qty):
     pool[slot, REF] = 0
     pool[slot, SHOWN_LOTS] = 0
     state[DEPTH + side] = n + 1
+    state[LIVE + side] += 1
 
 
 @inlined
-def _remove(prices, slots, pool, state, side, i, n_gone):
-    for gone in range(i, i + n_gone):
-        slot = slots[side, gone]
-        pool[slot, NEXT] = state[FREE]
-        state[FREE] = slot
-    n = state[DEPTH + side] - n_gone
-    at = prices[side, i:].ctypes.data
-    _memmove(at, at + n_gone * 8, (n - i) * 8)
-    at = slots[side, i:].ctypes.data
-    _memmove(at, at + n_gone * 4, (n - i) * 4)
+def _remove(prices, slots, pool, state, side, i):
+    """The level is gone; its entry stays, unless it was the best."""
+    pool[slots[side, i], QTY] = 0
+    state[LIVE + side] -= 1
+    n = state[DEPTH + side]
+    if i < n - 1:
+        return
+    while n > 0 and pool[slots[side, n - 1], QTY] == 0:
+        n -= 1
+        _free(slots[side, n], pool, state)
     state[DEPTH + side] = n
+
+
+@inlined
+def _free(slot, pool, state):
+    pool[slot, NEXT] = state[FREE]
+    state[FREE] = slot
+
+
+@inlined
+def _compact(prices, slots, pool, state, side):
+    """Let go of the entries of levels that are gone, when they are many."""
+    n = state[DEPTH + side]
+    if n - state[LIVE + side] <= 64 + (n >> 2):
+        return
+    to = 0
+    for i in range(n):
+        slot = slots[side, i]
+        if pool[slot, QTY] == 0:
+            _free(slot, pool, state)
+        else:
+            prices[side, to] = prices[side, i]
+            slots[side, to] = slot
+            to += 1
+    state[DEPTH + side] = to
 
 
 @inlined
 def _cut(prices, slots, pool, state, out, offsets, times, made):
     """Cut both sides to the limit."""
     limit = state[LIMIT]
+    if limit == 0:
+        return
     for side in range(2):
-        beyond = state[DEPTH + side] - limit
-        if limit > 0 and beyond > 0:
-            for i in range(beyond):
+        i = 0
+        while state[LIVE + side] > limit and i < state[DEPTH + side]:
+            if pool[slots[side, i], QTY] > 0:
                 _hide(prices, slots, pool, state, side, i, out, offsets, times, made)
-            _remove(prices, slots, pool, state, side, 0, beyond)
+                _remove(prices, slots, pool, state, side, i)
+            i += 1
 
 
 @inlined
 def _settle(prices, slots, pool, state, symbol, out, offsets, times, made):
-    """After a batch, when what it brought into the window is shown: what fell out of it, and what moved up into it.
-
-    Levels that nobody touched keep their order, so there cannot be both on one side.
-    """
+    """After a batch, when what it brought into the window is shown: what fell out of it and what moved up into it."""
+    window = state[WINDOW]
     for side in range(2):
-        n = state[DEPTH + side]
-        first = max(n - state[WINDOW], 0)
-        i = first - 1
-        while state[SHOWN + side] > n - first and i >= 0:
-            _hide(prices, slots, pool, state, side, i, out, offsets, times, made)
-            i -= 1
-    for side in range(2):
-        n = state[DEPTH + side]
-        i = first = max(n - state[WINDOW], 0)
-        while state[SHOWN + side] < n - first and i < n:
-            if pool[slots[side, i], REF] == 0:
-                _show(prices, slots, pool, state, side, i, symbol, out, offsets, times, made)
+        if state[SHOWN + side] <= window:
+            continue
+        i = _find(prices, state, side, state[FLOOR + side])
+        i = -1 - i if i < 0 else i
+        while state[SHOWN + side] > window and i < state[DEPTH + side]:
+            if pool[slots[side, i], REF] != 0:
+                _hide(prices, slots, pool, state, side, i, out, offsets, times, made)
+                state[FLOOR + side] = prices[side, i] + 1 - 2 * side
             i += 1
+    for side in range(2):
+        n = state[DEPTH + side]
+        if state[SHOWN + side] < min(window, state[LIVE + side]):
+            i = n - 1
+            if state[SHOWN + side] > 0:
+                i = _find(prices, state, side, state[FLOOR + side])
+                i = -2 - i if i < 0 else i
+            while state[SHOWN + side] < min(window, state[LIVE + side]) and i >= 0:
+                slot = slots[side, i]
+                if pool[slot, QTY] > 0 and pool[slot, REF] == 0:
+                    _show(prices, slots, pool, state, side, i, symbol, out, offsets, times, made)
+                state[FLOOR + side] = prices[side, i]
+                i -= 1
         if n > 0:
             state[MAX_PRICE] = max(state[MAX_PRICE], prices[side, n - 1])
+        _compact(prices, slots, pool, state, side)
     bids, asks = state[DEPTH + BID], state[DEPTH + ASK]
     if bids > 0 and asks > 0 and prices[BID, bids - 1] >= prices[ASK, asks - 1]:
         state[CROSSED] += 1
@@ -559,6 +608,8 @@ def _clear(prices, slots, pool, state, out, offsets, times, made):
             _hide(prices, slots, pool, state, side, i, out, offsets, times, made)
             i -= 1
         state[DEPTH + side] = 0
+        state[LIVE + side] = 0
+        state[SHOWN + side] = 0
     state[FREE] = -1
     state[USED] = 0
 
@@ -593,12 +644,16 @@ def _update(prices, slots, pool, state, text, spans, rows, symbol, out, offsets,
         for k in range(n):
             side, price, qty = rows[k, ROW_SIDE], rows[k, ROW_PRICE], rows[k, ROW_QTY]
             i = _find(prices, state, side, price)
-            if qty == 0:
-                if i >= 0:
+            if i >= 0:
+                slot = slots[side, i]
+                if qty > 0:
+                    state[LIVE + side] += pool[slot, QTY] == 0
+                    pool[slot, QTY] = qty
+                elif pool[slot, QTY] > 0:
                     _hide(prices, slots, pool, state, side, i, out, offsets, times, made)
-                    _remove(prices, slots, pool, state, side, i, 1)
-            elif i >= 0:
-                pool[slots[side, i], QTY] = qty
+                    _remove(prices, slots, pool, state, side, i)
+            elif qty == 0:
+                continue
             else:
                 _insert(prices, slots, pool, state, side, -1 - i, price, qty)
         _cut(prices, slots, pool, state, out, offsets, times, made)
@@ -606,12 +661,13 @@ def _update(prices, slots, pool, state, text, spans, rows, symbol, out, offsets,
             for k in range(n):
                 side = rows[k, ROW_SIDE]
                 i = _find(prices, state, side, rows[k, ROW_PRICE])
-                if i < 0:
+                if i < 0 or pool[slots[side, i], QTY] == 0:
                     continue
                 ref = pool[slots[side, i], REF]
+                beyond = (rows[k, ROW_PRICE] - state[FLOOR + side]) * (1 - 2 * side)
                 if ref > 0:
                     _resize(prices, slots, pool, state, side, i, out, offsets, times, made)
-                elif ref == 0 and i >= state[DEPTH + side] - window:
+                elif ref == 0 and state[SHOWN + side] > 0 and beyond >= 0:
                     _show(prices, slots, pool, state, side, i, symbol, out, offsets, times, made)
     _settle(prices, slots, pool, state, symbol, out, offsets, times, made)
     return n
@@ -732,6 +788,7 @@ def rescale(prices, slots, pool, state, price_decimals, qty_decimals):
         for i in range(state[DEPTH + side]):
             prices[side, i] = _longer(state, prices[side, i], price_decimals)
             pool[slots[side, i], QTY] = _longer(state, pool[slots[side, i], QTY], qty_decimals)
+        state[FLOOR + side] = _longer(state, state[FLOOR + side], price_decimals)
     state[MAX_PRICE] = _longer(state, state[MAX_PRICE], price_decimals)
     state[MAX_QTY] = _longer(state, state[MAX_QTY], qty_decimals)
     state[PRICE_SCALE] += price_decimals
@@ -750,8 +807,13 @@ def checksum_text(prices, slots, pool, state, out):
     more_qty = max(state[QTY_TEXT] - state[QTY_SCALE], 0)
     for step in range(2):
         side = ASK - step
-        n = state[DEPTH + side]
-        for i in range(n - 1, max(n - 11, -1), -1):
+        left = 10
+        for i in range(state[DEPTH + side] - 1, -1, -1):
+            if pool[slots[side, i], QTY] == 0:
+                continue
+            if left == 0:
+                break
+            left -= 1
             for column in range(2):
                 if column == 0:
                     value = _longer(state, prices[side, i], more_price)
