@@ -82,6 +82,16 @@ def test_the_bounds_themselves_are_accepted(market: Any, good: dict[str, int]) -
     assert kinds(market.enter("B", good.get("quantity", 999_999), good.get("price", P10), "0")) == "A"
 
 
+def test_prices_step_as_the_terms_of_the_instrument_say(market: Any) -> None:
+    """Whole cents are Nasdaq's rule; an instrument that the tape has terms for has a step of its own."""
+    market.exchange.price_steps[0] = 25
+    for price, answer in ((P10 + 25, "A"), (P10 + 1, "J"), (P10 + 100, "A"), (10, "J")):
+        assert kinds(market.enter("B", 1, price, "0")) == answer
+    market.exchange.price_steps[0] = 1
+    assert kinds(market.enter("B", 1, 616_597, "0")) == "A"
+    assert kinds(market.replace(5, 2, 616_599)) == "U"
+
+
 def test_a_number_not_above_the_last_is_ignored_silently(market: Any) -> None:
     market.enter("B", 1, P10, user_ref_num=10)
     assert market.enter("B", 1, P10, user_ref_num=10) == []

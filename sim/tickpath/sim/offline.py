@@ -55,13 +55,18 @@ def exchange_for(
 ) -> tuple[Exchange, Mapping[str, int]]:
     """An exchange sized for `tape`, and the stock locates of those of `symbols` that are in it.
 
-    The books have room for every order of the tape, but at most for `order_capacity`, and for `level_capacity`
-    prices a side. `memory` goes to `Exchange.create`.
+    Prices of orders must be multiples of the step in the tape's terms, or follow Nasdaq's rule where it has none. The
+    books have room for every order of the tape, but at most for `order_capacity`, and for `level_capacity` prices a
+    side. `memory` goes to `Exchange.create`.
     """
     listed = {symbol: tape.symbols[symbol] for symbol in symbols if symbol in tape.symbols}
     adds = tape.counts.get("A", 0) + tape.counts.get("F", 0)
     room = max(_MIN_BOOK_ORDERS, min(adds, order_capacity))
-    return Exchange.create(len(symbols), room, level_capacity, **memory), listed
+    exchange = Exchange.create(len(symbols), room, level_capacity, **memory)
+    for row, symbol in enumerate(symbols):
+        if symbol in tape.terms:
+            exchange.price_steps[row] = tape.terms[symbol].price_step_ticks
+    return exchange, listed
 
 
 class OfflineExchange:

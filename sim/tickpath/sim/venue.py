@@ -225,7 +225,8 @@ class Venue:
         order = self.exchange.orders[old]
         executed = int(order["executed_lots"])
         kind = (ord(fields[name]) for name in ("time_in_force", "display", "iso"))
-        fault = _details_fault(fields["quantity"], min(price, _ANY_PRICE), *kind) or _options_fault(options)
+        step = int(self.exchange.price_steps[order["instrument"]])
+        fault = _details_fault(fields["quantity"], min(price, _ANY_PRICE), step, *kind) or _options_fault(options)
         if fault or fields["quantity"] <= executed:
             self._cancel_to(old, 0, "U")
             return

@@ -330,11 +330,12 @@ def _instrument(desk, message, at):
 
 
 @inlined
-def _details(qty, price, tif, display, iso):
+def _details(qty, price, step, tif, display, iso):
     if not 1 <= qty <= _MAX_QUANTITY:
         return _INVALID_QUANTITY
     if price not in (_MARKET_PRICE, _MARKET_PRICE_ALSO) and (
-        not 1 <= price <= _MAX_LIMIT_PRICE or (price >= _DOLLAR and price % _CENT != 0)
+        not 1 <= price <= _MAX_LIMIT_PRICE
+        or (price % step != 0 if step > 0 else price >= _DOLLAR and price % _CENT != 0)
     ):
         return _INVALID_PRICE
     if tif not in (_DAY, _IOC):
@@ -344,10 +345,13 @@ def _details(qty, price, tif, display, iso):
     return _ISO_NOT_ALLOWED if iso != _N else 0
 
 
-@kernel(numba.int64(_I64, _I64, _I64, _I64, _I64), _nrt=False)
-def details_fault(qty, price, tif, display, iso):
-    """What is wrong (`Reject`) with the size, price and kind of an order or of a replacement; 0: nothing."""
-    return _details(qty, price, tif, display, iso)
+@kernel(numba.int64(_I64, _I64, _I64, _I64, _I64, _I64), _nrt=False)
+def details_fault(qty, price, step, tif, display, iso):
+    """What is wrong (`Reject`) with the size, price and kind of an order or of a replacement; 0: nothing.
+
+    `step` is the instrument's `Exchange.price_steps`.
+    """
+    return _details(qty, price, step, tif, display, iso)
 
 
 @inlined
@@ -368,7 +372,12 @@ def _fault(ex, desk, message, at, channel, instrument, price, verdict):
     if message[at + _CAPACITY] not in _CAPACITIES:
         return _OTHER
     fault = _details(
-        _get(message, at + _QTY, 4), price, message[at + _TIF], message[at + _DISPLAY], message[at + _ISO]
+        _get(message, at + _QTY, 4),
+        price,
+        ex.price_steps[instrument],
+        message[at + _TIF],
+        message[at + _DISPLAY],
+        message[at + _ISO],
     )
     return fault if fault else max(0, verdict)
 

@@ -98,6 +98,7 @@ class Exchange(NamedTuple):
     orders: npt.NDArray[Any]  # VENUE_ORDER[power of two]
     heads: Ints  # int64[n]: slot of the first live order of each instrument, -1 none
     halted: Ints  # int64[n]: HALT_ bits
+    price_steps: Ints  # int64[n]: of an order's price; 0: Nasdaq's rule, whole cents from a dollar on
     taken: npt.NDArray[Any]  # TAKEN[power of two]
     taken_levels: Ints  # int64[2n]: entries in `taken` per row of the book
     positions: Ints  # int64[n]
@@ -126,6 +127,7 @@ class Exchange(NamedTuple):
             orders if orders is not None else np.zeros(ORDER_CAPACITY, VENUE_ORDER),
             np.full(n, -1, np.int64),
             np.zeros(n, np.int64),
+            np.zeros(n, np.int64),
             np.zeros(_TAKEN_SLOTS, TAKEN),
             np.zeros(2 * n, np.int64),
             positions,
@@ -144,6 +146,7 @@ EXCHANGE: Final = numba.types.NamedTuple(
     (
         BOOK,
         numba.from_dtype(VENUE_ORDER)[::1],
+        _INTS,
         _INTS,
         _INTS,
         numba.from_dtype(TAKEN)[::1],
