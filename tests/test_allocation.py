@@ -21,9 +21,9 @@ from services.feed.tests.test_decode import add, packet
 from tickpath.common.clock import now_ns
 from tickpath.common.instruments import make_table
 from tickpath.common.links import make_context
-from tickpath.common.pages import Hot, create_hot_page
+from tickpath.common.pages import Hot
 from tickpath.feed.hot import Feed
-from tickpath.feed.layout import Count
+from tickpath.feed.layout import Count, Line
 from tickpath.signals.hot import Signals
 from tickpath.signals.layout import Counter
 
@@ -58,10 +58,7 @@ class Rig:
         pytest.fail("feed and signals never met")
 
     def _make(self, stage_type: Any) -> Any:
-        page = create_hot_page(
-            self.config.run_dir, stage_type.name, stage_type.counters, stage_type.histograms,
-            stage_type.extra_fields(self.config),
-        )  # fmt: skip
+        page = stage_type.create_page(self.config)
         page["hot"][Hot.EPOCH] = 1
         stage = stage_type(self.config, self.context, page, None)
         stage.warm_up()
@@ -75,7 +72,7 @@ class Rig:
 
     def publish(self) -> None:
         """Feed's turn."""
-        self.feed.turn(now_ns(), (self.feed.socket.fileno(),))
+        self.feed.turn(now_ns(), (self.feed.core.lines.sockets[Line.A].fileno(),))
 
     def take(self) -> None:
         """Signals' turn."""

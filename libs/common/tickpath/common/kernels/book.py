@@ -368,7 +368,7 @@ def _class_of(size):
     return class_
 
 
-@numba.njit(nogil=True, _nrt=False)
+@numba.njit(nogil=True, _nrt=False)  # type: ignore[call-overload]
 def _move_row(levels, rows, free, stats, row, size):
     """Move a row to a chunk of `size` levels. False when there is none."""
     wanted = _class_of(size)

@@ -251,13 +251,16 @@ def learn(state, buf, at, length):
 
 @inlined
 def follow_halt(state, event):
-    """Trading action (H) and operational halt (h); a resume clears what the same kind of message had set."""
+    """Trading action (H) and operational halt (h); a resume clears what the same kind of message had set.
+
+    True when the last tick of the instrument said otherwise.
+    """
     instrument = event[EV_INSTRUMENT]
     bit = _TRADING_HALT if event[EV_TYPE] == _H else _OPERATIONAL_HALT
     before = state.halted[instrument]
     after = before & ~bit if event[EV_CODE] == _TRADING else before | bit
     state.halted[instrument] = after & ~_NOT_OPENED if event[EV_TYPE] == _H else after
-    return state.halted[instrument] != before
+    return (state.halted[instrument] != 0) != (state.marks[instrument].flags & _HALTED != 0)
 
 
 @inlined
