@@ -55,7 +55,7 @@ def kernel_modules(lane: str) -> dict[str, list[str]]:
             if ".kernels." in name and any(line.startswith(_MARK) for line in path.read_text("utf-8").splitlines()):
                 found.setdefault(name.rpartition(".")[0], []).append(name)
     order = ("common", "risk", "exec", "signals", "feed", "sim")
-    return dict(sorted(found.items(), key=lambda item: (_place(item[0], order), item[0])))
+    return dict(sorted(found.items(), key=lambda item: (_place(item[0], order), item[0].count("."), item[0])))
 
 
 def _place(name: str, order: Sequence[str]) -> int:
