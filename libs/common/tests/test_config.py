@@ -69,7 +69,7 @@ def test_all_faults_are_reported_at_once(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("TICKPATH_EXCE__PORT", "1")
     said = "\n".join(faults(path))
     assert "feed.port = 99999: Input should be less than or equal to 65535" in said
-    assert "feed.prot: there is no such key; there are http_port, host" in said
+    assert "feed.prot: there is no such key; there are http_port, source, host" in said
     assert "admin.token: a secret does not belong here; set TICKPATH_ADMIN__TOKEN or token_file" in said
     assert "TICKPATH_EXEC__PORT: exec.port = 'abc'" in said
     assert "TICKPATH_EXCE__PORT: there is no section 'exce'" in said
