@@ -109,11 +109,11 @@ class BinanceSpot(Codec):
     def _receive(self, frame: bytes) -> None:
         stream = ""
         if frame.startswith(_STREAM):
+            if self._receive_fast(frame):
+                return
             ticker = frame.find(_TICKER, 0, 80)
             if ticker > 0:  # most frames, where it is subscribed; nothing in it is needed
                 self.counts[frame[len(_STREAM) : ticker].decode() + "@bookTicker"] += 1
-                return
-            if self._receive_fast(frame):
                 return
             outer = _decode_frame(frame)
             stream, event = outer.stream, outer.data

@@ -200,13 +200,10 @@ class Market:
         """`trade` with price and quantity at these positions of `text`. Every trade comes here."""
         del trade_id, at
         symbol = self._symbols[number]
-        for _ in range(8):
-            code = _trade(symbol.where, self.time_ns, side, left, left_end, right, right_end)
-            if code == 0:
-                return True
+        while code := _trade(symbol.where, self.time_ns, side, left, left_end, right, right_end):
             if not self._give(symbol, code):
-                break
-        return False
+                return False
+        return True
 
     @property
     def text(self) -> Bytes:

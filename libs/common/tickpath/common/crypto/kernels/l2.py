@@ -87,6 +87,7 @@ STATE_SIZE = 34
 MAX_SCALE = 12
 _LARGEST = 10**18 - 1
 _FULL = 10**17  # a number below has room for one more digit
+_POWERS = np.array([10**i for i in range(19)])
 
 # Fields of where, int64[WHERE_SIZE]: addresses of the arrays, and how long those are that can grow.
 (
@@ -149,7 +150,7 @@ def _decimal(text, at, end, state, scale_field):
     quoted = at < end and byte(text, at) == _QUOTE
     at += quoted
     value = 0
-    decimals = 0
+    decimals = 0  # up to the last that is not 0
     digits = 0
     cut = False
     while at < end and 0 <= byte(text, at) - _ZERO <= 9:
@@ -164,14 +165,20 @@ def _decimal(text, at, end, state, scale_field):
     written = 0
     if at < end and byte(text, at) == _DOT:
         at += 1
-        while at < end and 0 <= byte(text, at) - _ZERO <= 9:
-            if value < _FULL:
-                value = value * 10 + byte(text, at) - _ZERO
-                decimals += 1
-            else:
-                cut = cut or byte(text, at) != _ZERO
-            written += 1
+        begin = at
+        while at < end:
+            digit = byte(text, at) - _ZERO
+            if digit < 0 or digit > 9:
+                break
             at += 1
+            if digit != 0 and not cut:
+                more = at - begin - decimals
+                if more < 18 and value < _POWERS[18 - more]:
+                    value = value * _POWERS[more] + digit
+                    decimals += more
+                else:
+                    cut = True
+        written = at - begin
         if written == 0:
             return MALFORMED, 0, 0
     if at < end and (byte(text, at) == 69 or byte(text, at) == 101):  # E e
@@ -196,22 +203,20 @@ def _decimal(text, at, end, state, scale_field):
         if at >= end or byte(text, at) != _QUOTE:
             return MALFORMED, 0, 0
         at += 1
+    if decimals > MAX_SCALE:
+        cut = cut or value > 0
+        value //= _POWERS[min(decimals - MAX_SCALE, 18)]
+        decimals = MAX_SCALE
+    if value == 0:
+        decimals = 0
     missing = state[scale_field] - decimals
-    while missing < 0:
-        shorter = value // 10
-        if shorter * 10 != value:
-            if decimals <= MAX_SCALE:
-                state[NEEDED] = decimals
-                return (MORE_PRICE_DECIMALS if scale_field == PRICE_SCALE else MORE_QTY_DECIMALS), 0, 0
-            cut = True
-        value = shorter
-        decimals -= 1
-        missing += 1
-    while missing > 0 and not cut:
-        if value >= _FULL:
-            value, cut = _LARGEST, True
-        value *= 10 if not cut else 1
-        missing -= 1
+    if missing < 0:
+        state[NEEDED] = decimals
+        return (MORE_PRICE_DECIMALS if scale_field == PRICE_SCALE else MORE_QTY_DECIMALS), 0, 0
+    if value < _POWERS[18 - missing]:
+        value *= _POWERS[missing]
+    else:
+        value, cut = _LARGEST, True
     state[DIGITS_CUT] += cut
     return at, value, written
 
