@@ -287,7 +287,7 @@ def test_an_announcement_has_all_instruments_as_they_are_now() -> None:
     assert announce(feed.state, 0, 99, out) == 2
     assert out["instrument"][:2].tolist() == [0, 1]
     assert out["cause_seq"][0] == 2
-    assert (out["flags"][:2] == TickFlag.SUSPECT).all()  # no QUOTE: nothing has happened in the market
+    assert (out["flags"][:2] == TickFlag.SUSPECT | TickFlag.CHANNEL).all()  # nothing has happened in the market
     assert (out["bid_ticks"][0], out["ask_ticks"][0]) == (1_000_000, 1_000_200)
     assert announce(feed.state, 1, 99, out[:1]) == 1
     assert out["instrument"][0] == 1

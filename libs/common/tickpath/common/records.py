@@ -59,6 +59,7 @@ class TickFlag(IntFlag):
     AGGRESSOR_SELL = 8  # the print hit a bid
     SUSPECT = 16  # the book was built from inconsistent input: risk refuses the instrument
     HALTED = 32  # the venue does not trade the instrument now
+    CHANNEL = 64  # nothing has happened in the market: feed tells anew what to think of the instrument; for risk
 
 
 TICK: Final = np.dtype(

@@ -59,7 +59,7 @@ _THIS_MARKET = ord("Q")  # of the three that an operational halt may be of
 IS_NOTED = np.zeros(256, dtype=np.bool_)
 IS_NOTED[[ord(letter) for letter in "RHhYJKINOB"]] = True
 
-_QUOTE, _TRADE = int(TickFlag.QUOTE), int(TickFlag.TRADE)
+_QUOTE, _TRADE, _CHANNEL = int(TickFlag.QUOTE), int(TickFlag.TRADE), int(TickFlag.CHANNEL)
 _SUSPECT, _HALTED = int(TickFlag.SUSPECT), int(TickFlag.HALTED)
 _AGGRESSOR_BUY, _AGGRESSOR_SELL = int(TickFlag.AGGRESSOR_BUY), int(TickFlag.AGGRESSOR_SELL)
 _BUY, _SELL = int(Side.BUY), int(Side.SELL)
@@ -667,8 +667,8 @@ def decode(state, buffer, lengths, first, end, recv_ns, line, out):
 def announce(state, first, now_ns, out):
     """Ticks of the instruments from `first` on as they are now, as many as `out` has room for; returns how many.
 
-    For a change that no message makes: the channel's state, or books that were taken anew. QUOTE only where best bid
-    or offer are others than before: the rest is news of the channel, not of the market.
+    For a change that no message makes: the channel's state, or books that were taken anew. QUOTE where best bid or
+    offer are others than before, else CHANNEL: that is no news of the market.
     """
     n = min(len(state.marks) - first, len(out))
     for k in range(n):
@@ -693,7 +693,7 @@ def announce(state, first, now_ns, out):
         mark.ask_lots = ask_lots
         mark.last_ticks = NO_PRICE_TICKS
         mark.last_lots = 0
-        mark.flags = (0 if same else _QUOTE) | _doubts(state, instrument)
+        mark.flags = (_CHANNEL if same else _QUOTE) | _doubts(state, instrument)
         out[k] = mark
     state.counters[_C_TICKS] += n
     return n

@@ -92,7 +92,7 @@ _DECODE_TO_STRATEGY = int(Histogram.DECODE_TO_STRATEGY)
 _DECODE_TO_SIGNAL = int(Histogram.DECODE_TO_SIGNAL)
 
 _NOT_TRADABLE = int(TickFlag.SUSPECT | TickFlag.HALTED)
-_NEWS = int(TickFlag.QUOTE | TickFlag.TRADE)
+_CHANNEL = int(TickFlag.CHANNEL)
 _NEW = int(Action.NEW)
 _CANCEL = int(Action.CANCEL)
 _BUY = int(Side.BUY)
@@ -154,7 +154,7 @@ def admit(words, counters, hist, counts, points, tick, now_ns):
     if i < 0 or i >= words[_W_INSTRUMENTS]:
         counters[_TICKS_UNKNOWN] += 1
         return False
-    if not tick.flags & _NEWS:  # feed's word on its channel: for risk
+    if tick.flags & _CHANNEL:
         counters[_TICKS] += 1
         return False
     capacity = words[_W_CAPACITY]
