@@ -111,9 +111,10 @@ class Desk:
     def until(self, condition: Callable[[], bool]) -> None:
         """Go on until something is so; a test that never gets there fails."""
         end = time.monotonic() + WAIT_S
-        while self.poll() or not condition():
+        while (busy := self.poll()) or not condition():
             assert time.monotonic() < end, (self.live.status(), self.book.results())
-            time.sleep(0.002)
+            if not busy:
+                time.sleep(0.002)
 
     def told(self, name: str) -> tuple[Level | None, Level | None]:
         """Best bid and ask of the book that was told, in the venue's units."""

@@ -76,15 +76,15 @@ def _choose_cache(function: Callable[..., Any]) -> None:
     numba.config.CACHE_DIR = str(folder)  # type: ignore[attr-defined]
 
 
-def kernel(signature: Any, **options: Any) -> Callable[[Callable[..., Any]], Any]:
+def kernel(signature: Any, *, nogil: bool = True, **options: Any) -> Callable[[Callable[..., Any]], Any]:
     """Decorator: compile now (or load from the cache) for exactly `signature`; release the GIL while it runs.
 
-    Any other argument type is a TypeError instead of a hidden compilation in the hot path.
+    Any other argument type is a TypeError instead of a hidden compilation in the hot path. `options` are Numba's.
     """
 
     def compile_it(function: Callable[..., Any]) -> Any:
         _choose_cache(function)
-        return numba.njit(signature, cache=True, nogil=True, **options)(function)
+        return numba.njit(signature, cache=True, nogil=nogil, **options)(function)
 
     return compile_it
 

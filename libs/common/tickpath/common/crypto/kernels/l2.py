@@ -31,8 +31,12 @@ from tickpath.common.records import MAX_PRICE_TICKS, MAX_QTY_LOTS
 
 
 def kernel(signature):
-    """`jit.kernel` without reference counts."""
-    return jit.kernel(signature, _nrt=False)
+    """`jit.kernel` without reference counts, which keeps the GIL.
+
+    The reader is a thread beside a busy one. Who lets go of the GIL for some microseconds may wait milliseconds to get
+    it back, and a frame takes two calls.
+    """
+    return jit.kernel(signature, nogil=False, _nrt=False)
 
 
 def inlined(function):
