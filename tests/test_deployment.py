@@ -42,26 +42,37 @@ def compose_services() -> dict[str, str]:
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
-def base_of(dockerfile: Path) -> str:
-    """Everything up to the end of the shared base."""
-    base, mark, _ = dockerfile.read_text("utf-8").partition("# --- end of base\n")
-    assert mark, f"{dockerfile} has no base"
-    return base
+def stages(name: str) -> dict[str, str]:
+    """Text of each stage of a service's Dockerfile by its name; that of the image itself is ``""``."""
+    parts = re.split(r"^(FROM \S+(?: AS (\w+))?)$", DOCKERFILES[name].read_text("utf-8"), flags=re.M)[1:]
+    return {
+        stage or "": f"{line}\n{body.strip()}"
+        for line, stage, body in zip(parts[::3], parts[1::3], parts[2::3], strict=True)
+    }
 
 
-def test_all_images_share_one_base() -> None:
-    """The base is the same text in every Dockerfile, so that the engine builds and stores it once."""
-    assert len({base_of(path) for path in DOCKERFILES.values()}) == 1
+def test_a_stage_is_the_same_in_every_dockerfile() -> None:
+    """So the engine builds and stores it once."""
+    texts: dict[str, set[str]] = {}
+    for service in SERVICES:
+        for stage, text in stages(service).items():
+            texts.setdefault(stage, set()).add(text)
+    del texts[""]
+    assert {stage for stage, variants in texts.items() if len(variants) > 1} == set()
+    assert set(texts) == {"packages", "base", "common", *SERVICES}
 
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_image_runs_its_own_service_as_an_ordinary_user(name: str) -> None:
-    """After the base each Dockerfile installs its own service (and its guests), and gives up root to start it."""
-    own = DOCKERFILES[name].read_text("utf-8").removeprefix(base_of(DOCKERFILES[name]))
-    copied = re.findall(r"^COPY (\S+) /build/source/", own, re.M)
-    assert copied == ["libs/common", str(DOCKERFILES[name].parent.relative_to(ROOT)), *GUESTS.get(name, [])]
-    assert own.index("USER 10001:10001") < own.index(f'CMD ["python", "-m", "tickpath.{name}"]')
-    assert "USER" not in own.split("USER 10001:10001")[1]
+    """An image holds common, its own service (and its guests), and gives up root to start it."""
+    found = stages(name)
+    copied = re.findall(r"^COPY (\S+) /build/source/", found[name], re.M)
+    taken = [f"services/{guest}" for guest in re.findall(r"^COPY --from=(\w+) ", found[name], re.M)]
+    assert sorted(taken + copied) == sorted([*GUESTS.get(name, []), str(DOCKERFILES[name].parent.relative_to(ROOT))])
+    assert found[name].startswith("FROM common ")
+    own = found[""]
+    assert own.startswith("FROM base\nCOPY --from=" + name)
+    assert own.endswith(f'USER 10001:10001\nCMD ["python", "-m", "tickpath.{name}"]')
 
 
 def test_images_copy_only_what_the_context_has() -> None:
@@ -119,8 +130,9 @@ def test_images_have_public_defaults_without_a_registry_name() -> None:
     assert base is not None and redis is not None
     assert "/" not in base[1] + redis[1]
     for path in DOCKERFILES.values():
-        assert f"ARG BASE_IMAGE={base[1]}\n" in base_of(path)
-        assert set(re.findall(r"^FROM (\S+)", path.read_text("utf-8"), re.M)) == {"${BASE_IMAGE}", "packages", "base"}
+        text = path.read_text("utf-8")
+        assert f"ARG BASE_IMAGE={base[1]}\n" in text
+        assert set(re.findall(r"^FROM (\S+)", text, re.M)) == {"${BASE_IMAGE}", "packages", "common", "base"}
 
 
 def test_fused_lane_needs_only_what_the_image_of_exec_holds() -> None:

@@ -36,3 +36,11 @@ for path in sys.argv[1:]:
                 print(requirement)
 PYTHON
 pip install --no-index --find-links "$wheels" -r "$build/dependencies.txt"
+/opt/tickpath/venv/bin/python - <<'PYTHON'
+import sysconfig
+from pathlib import Path
+
+prefix = sysconfig.get_preferred_scheme("prefix")  # where `pip install --prefix` puts packages
+app = sysconfig.get_path("purelib", prefix, vars={"base": "/opt/tickpath/app"})
+Path(sysconfig.get_path("purelib"), "tickpath.pth").write_text(f"{app}\n", "utf-8")
+PYTHON

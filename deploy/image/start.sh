@@ -9,10 +9,10 @@ set -eu
 TICKPATH_CACHE=/tmp/tickpath-cache
 export TICKPATH_CACHE
 mkdir -p "$TICKPATH_CACHE"
-cp -Rp /opt/tickpath/cache/. "$TICKPATH_CACHE"
+cp -Rp /opt/tickpath/app/cache/. "$TICKPATH_CACHE"
 # For which CPU the kernels were compiled, if not for that of the building machine.
 # shellcheck source=/dev/null
-. /opt/tickpath/cpu.env
+. /opt/tickpath/app/cpu.env
 
 take='/opt/tickpath/bin/setpriv --inh-caps +ipc_lock,+sys_nice --ambient-caps +ipc_lock,+sys_nice --'
 if $take true 2>/dev/null; then

@@ -33,8 +33,8 @@ from tickpath.common.records import MAX_PRICE_TICKS, MAX_QTY_LOTS
 def kernel(signature):
     """`jit.kernel` without reference counts, which keeps the GIL.
 
-    The reader is a thread beside a busy one. Who lets go of the GIL for some microseconds may wait milliseconds to get
-    it back, and a frame takes two calls.
+    The reader is a thread beside a busy one. Who lets go of the GIL for some microseconds may wait milliseconds to
+    get it back, and a frame takes two calls.
     """
     return jit.kernel(signature, nogil=False, _nrt=False)
 
