@@ -21,9 +21,5 @@ if name in ("signals", "exec"):
     from tickpath.signals.engine import Running, compile_strategies
     from tickpath.signals.strategy import load_strategy
 
-    compile_strategies(
-        [
-            Running(load_strategy(item.path), item.id)
-            for item in load_config(Path("/etc/tickpath/tickpath.toml")).signals.strategies
-        ]
-    )
+    config = load_config(Path("/etc/tickpath/tickpath.toml"))
+    compile_strategies([Running(load_strategy(item.path), item.id) for item in config.signals.strategies])
