@@ -41,10 +41,10 @@ import numpy as np
 import numpy.typing as npt
 import zstandard
 from numba import from_dtype, int64, types
-from pipeline import machine
 from rich.console import Console
 from rich.table import Table
 
+from tickpath.cli.machine import describe_machine, machine
 from tickpath.common.config import FeedConfig
 from tickpath.common.instruments import make_table
 from tickpath.common.jit import kernel
@@ -615,11 +615,7 @@ def measure(quick: bool, with_udp: bool) -> dict[str, Any]:
 
 def show(result: dict[str, Any], console: Console) -> None:
     """The tables."""
-    about = result["machine"]
-    kind = "virtual" if about["virtualised"] else "physical"
-    console.print(
-        f"{about['cores']} {kind} cores, {about['cpu']}, kernel {about['kernel']}, Python {about['python']}"
-    )
+    console.print(describe_machine(result["machine"]))
     ways = ("walk", "decode", "book", "ticks", "ticks, paced")
     table = Table(title="M messages/s, one core (in brackets: times the walk)", title_justify="left")
     table.add_column("")

@@ -28,11 +28,11 @@ from typing import Any
 import numpy as np
 import zmq
 from numba import types
-from pipeline import machine
 from rich.console import Console
 from rich.table import Table
 
 import tickpath.common.kernels.zeromq  # noqa: F401 - it tells the compiler where zmq_send and zmq_recv are
+from tickpath.cli.machine import describe_machine, machine
 from tickpath.common.jit import inlined, kernel
 from tickpath.common.kernels.atomics import fetch_add, load_acquire, load_relaxed, store_release
 from tickpath.common.kernels.ring import ack, publish, readable, record_at
@@ -268,11 +268,7 @@ def measure(rounds: int) -> dict[str, Any]:
 
 def show(result: dict[str, Any], console: Console) -> None:
     """A table for people."""
-    about = result["machine"]
-    kind = "virtual" if about["virtualised"] else "physical"
-    console.print(
-        f"{about['cores']} {kind} cores, {about['cpu']}, kernel {about['kernel']}, Python {about['python']}"
-    )
+    console.print(describe_machine(result["machine"]))
     table = Table(title=f"One hop of {SIZE} bytes, µs", title_justify="left")
     for column in ("", "p50", "p90", "p99", "to bare futex", "hops"):
         table.add_column(column, justify="right" if column else "left")

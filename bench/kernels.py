@@ -18,8 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import shutil
 import sys
 import tempfile
@@ -32,6 +30,7 @@ from typing import Any
 import numpy as np
 from numba import from_dtype, types
 
+from tickpath.cli.machine import describe_machine, machine
 from tickpath.common.config import ConfigError, load_config
 from tickpath.common.histogram import HIST_SIZE, empty
 from tickpath.common.instruments import InstrumentTable, make_table
@@ -582,35 +581,18 @@ def call_from_python_ns(desk: Desk, n: int = 20_000) -> float:
     return float(np.median(best))
 
 
-def machine() -> dict[str, Any]:
-    """Where this was measured."""
-    model = platform.machine()
-    for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
-        if line.startswith("model name"):
-            model = line.partition(":")[2].strip()
-            break
-    return {
-        "processor": model,
-        "cores": len(os.sched_getaffinity(0)),
-        "kernel": f"Linux {platform.release()}",
-        "python": platform.python_version(),
-        "load": round(os.getloadavg()[0], 1),
-    }
-
-
 # --- for people -----------------------------------------------------------------------------------------------------
 
 
 def describe(result: dict[str, Any]) -> tuple[str, str]:
     """Two lines: what was played, and on what."""
-    m = result["machine"]
     what = (
         f"{result['source']}: {result['messages']:,} messages in {result['datagrams']:,} datagrams; the chain takes"
         f" {result['chain_ns_per_message']:,.0f} ns per message"
     )
     where = (
-        f"{m['processor']}, {m['cores']} cores, {m['kernel']}, Python {m['python']}, load {m['load']}; median of"
-        f" {result['rounds']} rounds; a call from Python adds {result['call_from_python_ns']:,.0f} ns"
+        f"{describe_machine(result['machine'])}, load {result['machine']['load']}; median of {result['rounds']}"
+        f" rounds; a call from Python adds {result['call_from_python_ns']:,.0f} ns"
     )
     return what, where
 

@@ -22,6 +22,7 @@ from rich.table import Table
 
 from tickpath.cli.latency import Run, write_report
 from tickpath.cli.launcher import LaunchError, StopRequest
+from tickpath.cli.machine import describe_machine, machine
 from tickpath.common.histogram import summary_us
 from tickpath.common.instruments import load_instruments
 from tickpath.common.pages import Page, hot_page_path
@@ -140,11 +141,7 @@ def highest_rate(seconds: float, stop: StopRequest, say: Any) -> dict[str, Any]:
 
 def show(result: dict[str, Any], console: Console) -> None:
     """Tables for people."""
-    about = result["machine"]
-    kind = "virtual" if about["virtualised"] else "physical"
-    console.print(
-        f"{about['cores']} {kind} cores, {about['cpu']}, kernel {about['kernel']}, Python {about['python']}"
-    )
+    console.print(describe_machine(result["machine"]))
     for case in result["latency"]:
         table = Table(title=f"Tick to order, µs, {case['speed']:g}x, waiting: {case['wait']}", title_justify="left")
         for column in ("", "p50", "p90", "p99", "p99.9", "max", "orders", "p50 / echo", "p99 / echo", "target"):
@@ -187,7 +184,7 @@ def main() -> int:
     def say(text: str) -> None:
         console.print(f"bench: {text}", highlight=False, markup=False)
 
-    result: dict[str, Any] = {"machine": pipeline.machine(), "latency": []}
+    result: dict[str, Any] = {"machine": machine(), "latency": []}
     pages: list[Run] = []
     try:
         if not arguments.skip_latency:

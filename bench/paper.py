@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from pipeline import machine
 from rich.console import Console
 from rich.table import Table
 from side_by_side import loops
@@ -34,6 +33,7 @@ from side_by_side.market import FILE, ROOT, STRATEGY, SYMBOL, Market, load_marke
 from side_by_side.ours import BATCH, Chain, Ours, Records
 from side_by_side.venue import FIX, OUCH, Venue, answer_ouch
 
+from tickpath.cli.machine import describe_machine, machine
 from tickpath.common.records import ORDER, SIGNAL, TICK, Side
 from tickpath.exec.layout import ENTER_BYTES
 
@@ -596,10 +596,9 @@ def measure(market: Market, say: Callable[[str], None], rounds: int = 200) -> di
 
 def show(result: dict[str, Any], console: Console) -> None:
     """The table for people."""
-    about, market = result["machine"], result["market"]
-    kind = "virtual" if about["virtualised"] else "physical"
+    market = result["market"]
     console.print(
-        f"{about['cores']} {kind} cores, {about['cpu']}, kernel {about['kernel']}, Python {about['python']}\n"
+        f"{describe_machine(result['machine'])}\n"
         f"{market['file']}: {market['messages']:,} messages; both sides made the same {market['orders']} orders"
     )
     table = Table(title="The design paper's tables, measured here", title_justify="left")

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import subprocess
 import sys
 import time
@@ -27,6 +25,7 @@ from rich.table import Table
 
 from tickpath.cli.demo import DemoOptions, _Run, _sections
 from tickpath.cli.launcher import Launcher, LaunchError, Options, StopRequest
+from tickpath.cli.machine import describe_machine, machine
 from tickpath.cli.report import make_report
 from tickpath.common.config import SERVICES, Lane
 from tickpath.common.histogram import HIST_SIZE, MAX, summary_us
@@ -44,20 +43,6 @@ TARGET_RATIO = 1.5
 TARGET_RATE = 250_000
 
 Say = Callable[[str], None]
-
-
-def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
-    about = Path("/proc/cpuinfo").read_text().splitlines()
-    cpu = next((line.partition(":")[2].strip() for line in about if "model name" in line), platform.processor())
-    virtual = any("hypervisor" in line for line in about)
-    return {
-        "cores": len(os.sched_getaffinity(0)),
-        "cpu": cpu,
-        "kernel": platform.release(),
-        "virtualised": virtual,
-        "python": platform.python_version(),
-    }
 
 
 class _Bare(Launcher):
@@ -240,11 +225,7 @@ def _load(rate: int, report: dict[str, Any]) -> dict[str, Any]:
 
 def show(result: dict[str, Any], console: Console) -> None:
     """Tables for people."""
-    about = result["machine"]
-    kind = "virtual" if about["virtualised"] else "physical"
-    console.print(
-        f"{about['cores']} {kind} cores, {about['cpu']}, kernel {about['kernel']}, Python {about['python']}"
-    )
+    console.print(describe_machine(result["machine"]))
     table = Table(title="Tick to order, µs, stamped by the exchange", title_justify="left")
     for column in ("", "p50", "p90", "p99", "p99.9", "max", "orders"):
         table.add_column(column, justify="right" if column else "left")

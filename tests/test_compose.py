@@ -22,8 +22,10 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parent.parent
+RECORDED = ROOT.parent / "shared" / "data" / "lobster" / "AMZN_2012-06-21_34200000_57600000_message_5.csv.zst"
 PORTS = {"feed": 8101, "signals": 8102, "risk": 8103, "exec": 8104, "sim": 8105}
 UP_S = 240.0
+CACHE, BROUGHT = "/tmp/tickpath-cache", "/opt/tickpath/app/cache"  # in use, and in the image
 
 pytestmark = [
     pytest.mark.skipif(
@@ -35,16 +37,17 @@ pytestmark = [
 
 
 class Deployment:
-    """The compose project of these tests; `lane` as in TICKPATH_LANE."""
+    """The compose project of these tests; `lane` as in TICKPATH_LANE, `settings` are more of the environment."""
 
-    def __init__(self, lane: str) -> None:
+    def __init__(self, lane: str, **settings: str) -> None:
         self.lane = lane
         self.token = secrets.token_urlsafe(16)
         v1 = shutil.which("docker-compose")
         words = os.environ.get("TICKPATH_COMPOSE", "").split() or ([v1] if v1 else ["docker", "compose"])
         self._compose = [*words, "--project-name", "tickpath-test", "--profile", "sim"]
         self._environment = {
-            **os.environ, "TICKPATH_ADMIN__TOKEN": self.token, "TICKPATH_LANE": lane, "TICKPATH_HEALTH_INTERVAL": "2s"
+            **os.environ, **settings,
+            "TICKPATH_ADMIN__TOKEN": self.token, "TICKPATH_LANE": lane, "TICKPATH_HEALTH_INTERVAL": "2s",
         }  # fmt: skip
 
     def compose(self, *arguments: str, check: bool = True) -> str:
@@ -200,10 +203,27 @@ def system(images: None) -> Iterator[Deployment]:
         deployment.down()
 
 
+def play_recorded(folder: Path) -> dict[str, str]:
+    """Settings that have the exchange play a recorded file (docs/deployment.md); the table goes to `folder`."""
+    if not RECORDED.is_file():
+        pytest.fail(f"{RECORDED} is not there: the deployment is to play recorded data too")
+    table = folder / "recorded.csv"
+    subprocess.run([ROOT / "tickpath", "instruments", RECORDED, "--out", table], check=True)
+    return {
+        "TICKPATH_DATA_DIR": str(RECORDED.parent),
+        "TICKPATH_SIM__DATA": json.dumps([f"/data/{RECORDED.name}"]),
+        "TICKPATH_SIM__SPEED": "16",
+        "TICKPATH_INSTRUMENTS_FILE": str(table),
+    }
+
+
 @pytest.fixture
-def in_lane(images: None, request: pytest.FixtureRequest) -> Iterator[Deployment]:
-    """The same in the lane of the parameter. It comes when `system` has been stopped: the ports are the same."""
-    deployment = Deployment(request.param)
+def in_lane(images: None, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Deployment]:
+    """The same in the lane of the parameter, fused with recorded data.
+
+    It comes when `system` has been stopped: the ports are the same.
+    """
+    deployment = Deployment(request.param, **(play_recorded(tmp_path) if request.param == "fused" else {}))
     try:
         deployment.up()
         yield deployment
@@ -242,7 +262,9 @@ def test_hot_process_has_what_the_capabilities_are_for(system: Deployment, servi
 @pytest.mark.parametrize("service", PORTS)
 def test_kernels_come_compiled_with_the_image(system: Deployment, service: str) -> None:
     """No kernel was compiled at the start: the cache in use holds exactly the files that the image brings."""
-    assert kernels(system, service, "/tmp/tickpath-cache") == kernels(system, service, "/opt/tickpath/cache") != ""
+    assert (
+        kernels(system, service, "/tmp/tickpath-cache") == kernels(system, service, "/opt/tickpath/app/cache") != ""
+    )
 
 
 @pytest.mark.parametrize("service", PORTS)
@@ -315,7 +337,11 @@ def test_the_same_images_trade_in_every_lane(in_lane: Deployment) -> None:
     assert in_lane.json("exec", "/config")["links"]["lane"] == in_lane.lane
     for service in PORTS:
         assert in_lane.json(service)["process"]["locked_mb"] > 1
-        assert kernels(in_lane, service, "/tmp/tickpath-cache") == kernels(in_lane, service, "/opt/tickpath/cache")
+        assert kernels(in_lane, service, "/tmp/tickpath-cache") == kernels(
+            in_lane, service, "/opt/tickpath/app/cache"
+        )
+    if in_lane.lane == "fused":
+        assert in_lane.json("feed", "/instruments/AMZN")
     loops = {in_lane.json(service)["epoch"] for service in PORTS if service != "sim"}
     assert len(loops) == (1 if in_lane.lane == "fused" else 4)
 

@@ -164,7 +164,7 @@ def test_a_live_market_is_played_matched_repeated_and_given_as_a_book(
     market.put(segment(1, 3))
     running.turn()
     assert len(market.waiting) == 1  # it has not begun: nothing is taken from the market
-    stage.command(Command.START, 0, now_ns())
+    stage.command(Command.START, now_ns())
     running.turn()
     market.put(segment(4, 5))
     running.turn()
@@ -215,14 +215,14 @@ def test_a_market_that_is_not_asked_wakes_nobody(running: Running, segment: Any)
     running.market.put(segment(1, 3))
     running.turn()
     assert wakes.poll(0) == []
-    running.stage.command(Command.START, 0, now_ns())
+    running.stage.command(Command.START, now_ns())
     running.turn()
     running.market.put(segment(4, 5))
     assert len(wakes.poll(0)) == 1
-    running.stage.command(Command.STOP, 0, now_ns())
+    running.stage.command(Command.STOP, now_ns())
     running.turn()
     assert wakes.poll(0) == []
-    running.stage.command(Command.START, 0, now_ns())
+    running.stage.command(Command.START, now_ns())
     running.turn()
     assert running.stage.player.next_sequence == 6
 

@@ -28,7 +28,19 @@ def tickpath(*arguments: str, cwd: Path = ROOT, **environment: str) -> subproces
 
 def test_help_names_every_command() -> None:
     out = tickpath("--help").stdout
-    for command in ("demo", "up", "down", "status", "top", "limits", "kill", "bench", "test", "warm-up"):
+    for command in (
+        "demo",
+        "up",
+        "down",
+        "status",
+        "top",
+        "limits",
+        "kill",
+        "bench",
+        "test",
+        "warm-up",
+        "instruments",
+    ):
         assert command in out
 
 
@@ -50,6 +62,9 @@ MISTAKES = {
     "page in a folder that is not there": (["demo", "--html", "nowhere/page.html"], 2, "nowhere/page.html"),
     "configuration is missing": (["demo", "--config", "nowhere.toml"], 2, "nowhere.toml"),
     "limits without a value": (["limits", "set", "AAPL", "max_order_qty_lots"], 2, "field=value"),
+    "export of nothing": (["export"], 2, "--journal"),
+    "no such format": (["export", "recording", "--format", "xml"], 2, "parquet"),
+    "table of a file that is not there": (["instruments", "nowhere.itch"], 2, "nowhere.itch"),
     "no such bench": (["bench", "nothing-of-this-name"], 2, "there is no bench"),
 }
 

@@ -612,7 +612,7 @@ def test_cancel_all_takes_back_what_is_open_and_no_more(rig: Rig, name: str) -> 
     rig.say(BUY, BUY)
     rig.until(lambda: rig.count(Counter.ORDERS_ACKNOWLEDGED) == 2)
     if name == "exec":
-        rig.stage.command(Command.CANCEL_ALL, 0, now_ns())
+        rig.stage.command(Command.CANCEL_ALL, now_ns())
     else:
         seen = command(rig.sides[name], Command.CANCEL_ALL)
         rig.until(lambda: rig.stage.guests[name].page["hot"][Hot.COMMAND_SEEN] == seen)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from enum import IntEnum
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from tickpath.common.pages import (
     PageError,
     SeqLock,
     command,
+    commands,
     create_hot_page,
     create_side_page,
     read_text,
@@ -88,9 +90,27 @@ def test_a_group_is_marked_as_being_written(tmp_path: Path) -> None:
 
 def test_a_command_has_a_number_that_the_hot_process_answers_with(tmp_path: Path) -> None:
     page = create_side_page(tmp_path, "exec")
-    assert command(page, Command.CANCEL_ALL, 5) == 1
+    assert command(page, Command.CANCEL_ALL) == 1
     assert command(page, Command.DRAIN) == 2
-    assert page["control"][Control.COMMAND] == Command.DRAIN
+    assert page["control"][Control.COMMAND_SEQ] == 2
+
+
+def test_no_command_is_lost_that_comes_right_behind_another_one(tmp_path: Path) -> None:
+    """The hot process looks every 25 ms: it finds all kinds that were given meanwhile, in the order of their last."""
+    page = create_side_page(tmp_path, "exec")
+    for what in (Command.START, Command.CANCEL_ALL, Command.STOP, Command.START):
+        command(page, what)
+    control = page["control"]
+    assert commands(control, 0) == [(2, Command.CANCEL_ALL), (3, Command.STOP), (4, Command.START)]
+    assert commands(control, 3) == [(4, Command.START)]
+    assert commands(control, 4) == []
+
+
+def test_commands_of_many_threads_have_numbers_of_their_own(tmp_path: Path) -> None:
+    page = create_side_page(tmp_path, "exec")
+    with ThreadPoolExecutor(8) as pool:
+        numbers = list(pool.map(lambda _: command(page, Command.CANCEL_ALL), range(2000)))
+    assert sorted(numbers) == list(range(1, 2001))
 
 
 def test_texts_are_cut_to_their_field(tmp_path: Path) -> None:

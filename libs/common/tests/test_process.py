@@ -219,6 +219,7 @@ HOT = """
 import gc, os, sys
 from enum import IntEnum
 from tickpath.common.jit import inlined
+from tickpath.common.pages import Command
 from tickpath.common.stage import Stage, run_hot
 
 class Nothing(IntEnum):
@@ -237,8 +238,8 @@ class Forced(Stage):
     def turn(self, now, ready):
         return False
 
-    def command(self, what, argument, now):
-        gc.collect() if argument == 0 else not_warm(argument)
+    def command(self, what, now):
+        gc.collect() if what is Command.CANCEL_ALL else not_warm(7)
 
 sys.exit(run_hot(Forced))
 """
@@ -263,8 +264,8 @@ def test_a_hot_process_has_its_collections_and_compilations_in_its_page(tmp_path
 
             page = wait_for(Hot.STATE, HotState.READY)
             assert page["hot"][Hot.COMPILATIONS] == 0
-            for argument in (0, 0, 7):
-                wait_for(Hot.COMMAND_SEEN, command(side, Command.CANCEL_ALL, argument))
+            for what in (Command.CANCEL_ALL, Command.CANCEL_ALL, Command.START):
+                wait_for(Hot.COMMAND_SEEN, command(side, what))
         finally:
             hot_process.terminate()
             assert hot_process.wait(60) == 0

@@ -224,7 +224,7 @@ def test_a_kill_switch_cancels_what_is_open_and_so_does_the_command(rig: Rig) ->
     sent = rig.orders()
     rig.journal(sent, ExecEvent.SEND, OrderState.PENDING_NEW)
     rig.run()
-    rig.stage.command(Command.CANCEL_ALL, 0, now_ns())
+    rig.stage.command(Command.CANCEL_ALL, now_ns())
     rig.stage.tend(now_ns())
     rig.run()
     (cancel,) = rig.orders()

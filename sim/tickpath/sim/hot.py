@@ -334,9 +334,8 @@ class Sim(Stage):
         reports = self.venue.accounts[account].log.next_sequence
         return self.player.next_sequence, self.order_entry.requests[account], reports
 
-    def command(self, what: Command, argument: int, now: int) -> None:
+    def command(self, what: Command, now: int) -> None:
         """START and STOP the tape."""
-        del argument
         if what == Command.START:
             self.player.start(now)
         elif what == Command.STOP:

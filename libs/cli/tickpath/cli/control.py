@@ -21,6 +21,10 @@ class ControlError(Exception):
     """A service cannot be asked, or says no; the message says which, why, and what to do."""
 
 
+class InputError(ControlError):
+    """What was asked for cannot be had: a name, a format, a file; the message says what is allowed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """The side process of one service."""

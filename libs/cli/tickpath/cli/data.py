@@ -1,4 +1,4 @@
-"""``python -m tickpath.cli.data TARGET FILE...``: the instrument table of recorded data, written to TARGET.
+"""``tickpath instruments`` and ``python -m tickpath.cli.data TARGET FILE...``: the instrument table of recorded data.
 
 Without a file: of the live market of the configuration, which is asked how its symbols are traded.
 
@@ -10,17 +10,30 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 
-def main(arguments: list[str]) -> int:
-    """Read, check, write. Returns the exit status."""
-    from tickpath.sim.sources.load import load_tape  # noqa: PLC0415 - Numba, only in this process
+def run_instruments(files: Sequence[Path], out: Path, say: Callable[[str], None]) -> int:
+    """Write the table of recorded data to `out`; returns the exit status."""
+    found = _of_data(files, out)
+    if "fault" in found:
+        say(found["fault"])
+        return 2
+    minutes = found["seconds"] / 60
+    say(f"{found['source']}: {found['messages']:,} messages in {minutes:,.1f} minutes")
+    if found["findings"]:
+        say("findings: " + ", ".join(f"{name} {count:,}" for name, count in found["findings"].items()))
+    say(f"{out}: {found['symbols']} instruments")
+    return 0
+
+
+def _of_data(files: Sequence[Path], target: Path) -> dict[str, Any]:
+    """Read, check, write; what the data is, or ``{"fault": ...}``."""
+    from tickpath.sim.sources.load import load_tape  # noqa: PLC0415 - Numba, only where it is needed
     from tickpath.sim.sources.tape import DataFileError, write_instruments  # noqa: PLC0415
 
-    target, *files = map(Path, arguments)
-    if not files:
-        return _live(target)
     try:
         tape = load_tape(files)
         if not tape.symbols:
@@ -28,20 +41,25 @@ def main(arguments: list[str]) -> int:
             raise DataFileError(msg)
         write_instruments(tape, target)
     except DataFileError as error:
-        sys.stdout.write(json.dumps({"fault": str(error)}) + "\n")
-        return 2
-    found = {
+        return {"fault": str(error)}
+    return {
         "source": tape.source,
         "messages": len(tape),
         "symbols": len(tape.symbols),
         "seconds": tape.duration_ns / 1e9,
         "findings": tape.findings,
     }
+
+
+def _main(arguments: list[str]) -> int:
+    """For the launcher. Returns the exit status."""
+    target, *files = map(Path, arguments)
+    found = _of_data(files, target) if files else _live(target)
     sys.stdout.write(json.dumps(found) + "\n")
-    return 0
+    return 2 if "fault" in found else 0
 
 
-def _live(target: Path) -> int:
+def _live(target: Path) -> dict[str, Any]:
     """The same for the live market of the configuration."""
     from tickpath.common.config import load_config  # noqa: PLC0415
     from tickpath.common.instruments import InstrumentError, make_table, save_instruments  # noqa: PLC0415
@@ -53,11 +71,9 @@ def _live(target: Path) -> int:
         rows = [(symbol, *one, one.tick_size) for symbol, one in sorted(terms.items())]
         save_instruments(make_table(rows), target)
     except (DataFileError, InstrumentError) as error:
-        sys.stdout.write(json.dumps({"fault": str(error)}) + "\n")
-        return 2
-    sys.stdout.write(json.dumps({"source": f"live: {', '.join(terms)}", "symbols": len(terms)}) + "\n")
-    return 0
+        return {"fault": str(error)}
+    return {"source": f"live: {', '.join(terms)}", "symbols": len(terms)}
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(_main(sys.argv[1:]))

@@ -31,7 +31,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from tickpath.cli.control import ControlError
+from tickpath.cli.control import ControlError, InputError
 from tickpath.cli.tap import ENUMS, STREAMS
 from tickpath.common.config import FeedConfig, load_config
 from tickpath.common.instruments import InstrumentTable, load_instruments, rows_of
@@ -209,17 +209,17 @@ def run_export(
     config: Path | None,
     say: Callable[[str], None],
 ) -> int:
-    """Write one file per stream into `out`. Raises ControlError."""
+    """Write one file per stream into `out`. Raises ControlError, InputError."""
     if file_format not in FORMATS:
         msg = f"--format {file_format}: allowed are {', '.join(FORMATS)}"
-        raise ControlError(msg)
+        raise InputError(msg)
     try:
         out.mkdir(parents=True, exist_ok=True)
         if journal is not None:
             table = load_instruments(instruments or load_config(config).instruments)
             if file_format not in _SINKS:
                 msg = f"--format {file_format}: a journal has reports and orders only"
-                raise ControlError(msg)
+                raise InputError(msg)
             return _export_journal(journal, table, out, file_format, say)
         assert recording is not None  # noqa: S101 - the caller has seen to it
         found = Recording(recording)
@@ -227,7 +227,7 @@ def run_export(
             return (_export_capture if file_format == "pcap" else _export_frames)(found, out, say)
         return _export_recording(found, out, file_format, say)
     except (RecordingError, JournalError) as error:
-        raise ControlError(str(error)) from None
+        raise InputError(str(error)) from None
     except OSError as error:
         msg = f"cannot write into {out}: {error.strerror or error}"
         raise ControlError(msg) from None
@@ -237,7 +237,7 @@ def _export_recording(recording: Recording, out: Path, file_format: str, say: Ca
     streams = [stream for stream in STREAMS if stream in recording.streams]
     if not streams:
         msg = f"{recording.path} has {' and '.join(recording.streams)} only; --format pcap or tsjson writes those"
-        raise ControlError(msg)
+        raise InputError(msg)
     for stream in streams:
         segments = recording.segments(stream)
         about = {

@@ -12,8 +12,6 @@ much of it must lie in the hop (when it does not fit into the rest of the interv
 from __future__ import annotations
 
 import html
-import os
-import platform
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +21,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from tickpath.cli.machine import describe_machine, machine
 from tickpath.cli.watch import microseconds
 from tickpath.common.histogram import BUCKET_UPPER_NS, BUCKETS, COUNT, MAX, NEGATIVE, empty, summary_us
 from tickpath.common.pages import Hot, Page, PauseKind, read_pauses
@@ -274,19 +273,6 @@ def percentile_curve(hist: Ints) -> tuple[npt.NDArray[np.float64], npt.NDArray[n
     return x, np.maximum(values, 1) / 1000
 
 
-def describe_machine() -> str:
-    """Processor, cores that this process may use, kernel and Python, in a line."""
-    about = Path("/proc/cpuinfo").read_text("utf-8", errors="replace").splitlines()
-    models = (line.partition(":")[2].strip() for line in about if line.startswith("model name"))
-    cpu = next(models, platform.machine())
-    virtual = ", virtual" if any(line.startswith("flags") and "hypervisor" in line for line in about) else ""
-    cores = len(os.sched_getaffinity(0))
-    return (
-        f"{cpu}; {cores} core{'s' * (cores != 1)}{virtual}; Linux {platform.release()}; "
-        f"Python {platform.python_version()}"
-    )
-
-
 def write_report(path: Path, runs: Sequence[Run], title: str, command: str) -> None:
     """Write the page to `path`. Raises OSError."""
     path.write_text("\n".join(_page(runs, title, command)) + "\n", "utf-8")
@@ -342,7 +328,8 @@ def _page(runs: Sequence[Run], title: str, command: str) -> Iterator[str]:
     yield f'<meta name="viewport" content="width=device-width">\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>'
     yield _HATCH
     yield f"<h1>{_e(title)}</h1>"
-    yield f'<p class="soft">{_e(describe_machine())}; {time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())}</p>'
+    when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
+    yield f'<p class="soft">{_e(describe_machine(machine()))}; {when}</p>'
     yield f'<p class="mono">{_e(command)}</p>'
     for about in dict.fromkeys(run.about for run in runs if run.about):
         yield f'<p class="soft">{_e(about)}</p>'

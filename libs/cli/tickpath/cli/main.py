@@ -199,6 +199,17 @@ def replay(
 
 
 @app.command()
+def instruments(
+    files: Annotated[list[Path], typer.Argument(help="Recorded files (docs/data.md says of what kinds).")],
+    out: Annotated[Path, typer.Option("--out", help="File to write.")] = Path("instruments.csv"),
+) -> None:
+    """Write the instrument table of recorded data, for a deployment that plays them."""
+    from tickpath.cli.data import run_instruments
+
+    _guarded(lambda: run_instruments(files, out, say))
+
+
+@app.command()
 def up(
     with_sim: Annotated[
         bool,
@@ -512,7 +523,7 @@ def _find(config: Path | None, run_dir: Path | None, token: str | None) -> Syste
 
 def _guarded(work: Any) -> None:
     """Do the work; a user's mistake is one clear message and an exit status, never a traceback."""
-    from tickpath.cli.control import ControlError
+    from tickpath.cli.control import ControlError, InputError
     from tickpath.cli.launcher import LaunchError
     from tickpath.cli.runs import RunError
     from tickpath.cli.workspace import WorkspaceError
@@ -523,7 +534,7 @@ def _guarded(work: Any) -> None:
         raise typer.Exit(work())
     except LaunchError as error:
         fail(error, error.status)
-    except (ConfigError, InstrumentError, RunError, WorkspaceError) as error:
+    except (ConfigError, InputError, InstrumentError, RunError, WorkspaceError) as error:
         fail(error)
     except ControlError as error:
         fail(error, _FAULT)

@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from tickpath.cli.control import ControlError, System
+from tickpath.cli.control import ControlError, InputError, System
 from tickpath.cli.launcher import Interrupted, StopRequest
 from tickpath.cli.tap import STREAMS, Place, Source
 from tickpath.common.recording import BLOCK_BYTES, RecordingError, StreamWriter
@@ -89,7 +89,7 @@ def run_record(
     unknown = [stream for stream in streams if stream not in ALL_STREAMS]
     if unknown:
         msg = f"--streams {','.join(unknown)}: allowed are {', '.join(ALL_STREAMS)}"
-        raise ControlError(msg)
+        raise InputError(msg)
     place = Place(system)
     sources = _sources(place, streams, say)
     folder = _new_folder(out)
@@ -141,10 +141,10 @@ def _new_folder(out: Path | None) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
             msg = f"--out {folder}: there is something in it; a recording needs a folder that is new or empty"
-            raise ControlError(msg)
+            raise InputError(msg)
     except OSError as error:
         msg = f"--out {folder}: {error.strerror}"
-        raise ControlError(msg) from None
+        raise InputError(msg) from None
     return folder
 
 

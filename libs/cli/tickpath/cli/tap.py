@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tickpath.cli import runs
-from tickpath.cli.control import ControlError, System
+from tickpath.cli.control import ControlError, InputError, System
 from tickpath.common.config import load_config
 from tickpath.common.instruments import InstrumentError, InstrumentTable, load_instruments
 from tickpath.common.recording import TIME_FIELDS
@@ -243,12 +243,12 @@ def show_tap(
     """Print records as they come until `count`, Ctrl-C or the end of the system."""
     if stream not in STREAMS:
         msg = f"{stream!r} is no stream; there are {', '.join(STREAMS)}"
-        raise ControlError(msg)
+        raise InputError(msg)
     place = Place(system)
     table = place.table
     if symbol is not None and symbol not in table.ids:
         msg = f"no instrument {symbol!r}; there are {len(table)} in the table, such as {', '.join(table.symbols[:5])}"
-        raise ControlError(msg)
+        raise InputError(msg)
     source = Source(place, stream, from_oldest=since_start)
     if source.next_seq > 1 and since_start:
         say(f"{source.next_seq - 1:,} {stream} before these are not kept any more")

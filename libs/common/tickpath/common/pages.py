@@ -20,6 +20,7 @@ import json
 import mmap
 import os
 import struct
+import threading
 from collections.abc import Mapping
 from enum import IntEnum
 from pathlib import Path
@@ -38,11 +39,21 @@ _VERSION: Final = 1
 _HEADER: Final = struct.Struct("<8sIIQ")
 _LINE: Final = 64
 
+_commanding = threading.Lock()  # endpoints of a side process run in threads
+
 Fields = Mapping[str, tuple[Any, tuple[int, ...]]]
 
 
 class PageError(Exception):
     """A page is missing, not finished, or not a page."""
+
+
+class FromZero(IntEnum):
+    """Names of words, counters or histograms, numbered from 0 by ``auto()``."""
+
+    @staticmethod
+    def _generate_next_value_(name: str, start: int, count: int, last_values: list[int]) -> int:
+        return count
 
 
 class HotState(IntEnum):
@@ -93,24 +104,26 @@ class Hot(IntEnum):
 class Control(IntEnum):
     """Indices into the ``control`` array of a side page: written by the side process, read by the hot one."""
 
-    COMMAND_SEQ = 0  # +1 for each command
-    COMMAND = 1  # Command
-    PAUSED = 2  # 1: take no new work
-    LEASE_UNTIL_NS = 3  # CLOCK_MONOTONIC until which the side process answers for the shared state
-    VERSION = 4  # of the side page's groups: odd while being written
-    ARGUMENT = 5  # of the command
-    SIDE_PID = 6
-    SIDE_GC_COUNT = 7  # collections of the side process since it started
+    COMMAND_SEQ = 0  # number of the last command
+    PAUSED = 1  # 1: take no new work
+    LEASE_UNTIL_NS = 2  # CLOCK_MONOTONIC until which the side process answers for the shared state
+    VERSION = 3  # of the side page's groups: odd while being written
+    SIDE_PID = 4
+    SIDE_GC_COUNT = 5  # collections of the side process since it started
+    # Number of the last command of each kind: none is lost that comes before the one before it was seen.
+    DRAIN = 6
+    CANCEL_ALL = 7
+    START = 8
+    STOP = 9
 
 
 class Command(IntEnum):
-    """Commands from the side process to the hot one."""
+    """Commands from the side process to the hot one. Given twice they say nothing new."""
 
-    NONE = 0
-    DRAIN = 1  # finish, then exit
-    CANCEL_ALL = 2
-    START = 3  # simulated exchange: begin to play
-    STOP = 4  # simulated exchange: stop playing
+    DRAIN = Control.DRAIN  # finish, then exit
+    CANCEL_ALL = Control.CANCEL_ALL
+    START = Control.START  # simulated exchange: begin to play; feed: trust the books
+    STOP = Control.STOP  # simulated exchange: stop playing
 
 
 class PauseKind(IntEnum):
@@ -340,13 +353,20 @@ class HotPage:
         return create_hot_page(config.run_dir, cls.name, cls.counters, cls.histograms, fields, header)
 
 
-def command(side: Page, what: Command, argument: int = 0) -> int:
+def command(side: Page, what: Command) -> int:
     """Give the hot process a command; returns its number: ``Hot.COMMAND_SEEN`` reaches it when it is done."""
     control = side["control"]
-    control[Control.COMMAND] = what
-    control[Control.ARGUMENT] = argument
-    control[Control.COMMAND_SEQ] += 1
-    return int(control[Control.COMMAND_SEQ])
+    with _commanding:
+        seq = int(control[Control.COMMAND_SEQ]) + 1
+        control[what] = seq
+        control[Control.COMMAND_SEQ] = seq
+    return seq
+
+
+def commands(control: npt.NDArray[np.int64], seen: int) -> list[tuple[int, Command]]:
+    """Numbers and commands since number `seen`, in their order; of one that was given again, the last one only."""
+    given = sorted((int(control[what]), what) for what in Command)
+    return [(seq, what) for seq, what in given if seq > seen]
 
 
 def write_text(page: Page, field: str, text: str) -> None:

@@ -34,6 +34,7 @@ from tickpath.common.pages import (
     HotState,
     Page,
     PageError,
+    commands,
     side_page_path,
     write_text,
 )
@@ -80,7 +81,7 @@ class Stage(HotPage):
     def tend(self, now: int) -> None:
         """Acknowledge, ask again, heartbeat: what need not be done in the same moment."""
 
-    def command(self, what: Command, argument: int, now: int) -> None:
+    def command(self, what: Command, now: int) -> None:
         """Act on a command of the side process other than DRAIN."""
 
     def connected(self, now: int) -> bool:
@@ -256,14 +257,13 @@ def _loop(stage: Stage, stop: _Stop, hot: Any) -> None:
             if not worked or now - tended >= _TEND_NS:
                 tended = now
                 stage.tend(now)
-                if control is not None and control[Control.COMMAND_SEQ] != seen:
-                    seen = int(control[Control.COMMAND_SEQ])
-                    what = Command(int(control[Control.COMMAND]))
-                    if what == Command.DRAIN:
-                        stop.asked = max(stop.asked, 1)
-                    else:
-                        stage.command(what, int(control[Control.ARGUMENT]), now)
-                    hot[Hot.COMMAND_SEEN] = seen
+                if control is not None and control[Control.COMMAND_SEQ] > seen:
+                    for number, what in commands(control, seen):
+                        if what is Command.DRAIN:
+                            stop.asked = max(stop.asked, 1)
+                        else:
+                            stage.command(what, now)
+                        hot[Hot.COMMAND_SEEN] = seen = number
                 if stop.asked and not draining:
                     draining = True
                     hot[Hot.STATE] = HotState.DRAINING

@@ -98,9 +98,8 @@ class Exec(ExecPage, Stage):
         unacked = max(self.sender.consumers().values(), default=0)
         self.core.show(held=sum(len(records) for records in self._held), unacked=unacked)
 
-    def command(self, what: Command, argument: int, now: int) -> None:
+    def command(self, what: Command, now: int) -> None:
         """See `ExecCore.command`."""
-        del argument
         self.core.command(what, now)
 
     def connected(self, now: int) -> bool:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from enum import IntEnum, auto
 from typing import Final
 
+from tickpath.common.pages import FromZero
+
 #: Bytes of an Enter Order and of a Cancel Order in their SoupBinTCP packets, no appendage.
 ENTER_BYTES: Final = 50
 CANCEL_BYTES: Final = 12
@@ -19,13 +21,7 @@ MAX_VENUE_QTY: Final = 999_999
 MAX_VENUE_PRICE4: Final = 1_999_999_900
 
 
-class _FromZero(IntEnum):
-    @staticmethod
-    def _generate_next_value_(name: str, start: int, count: int, last_values: list[int]) -> int:
-        return count
-
-
-class Counter(_FromZero):
+class Counter(FromZero):
     """Counters of the hot page."""
 
     ORDERS_RECEIVED = auto()  # requests from risk, cancels included
@@ -69,7 +65,7 @@ class Counter(_FromZero):
     JOURNAL_TORN_BYTES = auto()  # cut off the end when the journal was opened
 
 
-class Hop(_FromZero):
+class Hop(FromZero):
     """Histograms of the hot page, nanoseconds."""
 
     RECV_TO_DECODE = auto()
@@ -80,7 +76,7 @@ class Hop(_FromZero):
     SEND_TO_ACK = auto()
 
 
-class Reg(_FromZero):
+class Reg(FromZero):
     """The context block."""
 
     # journal
@@ -132,7 +128,7 @@ class Reg(_FromZero):
     ILLEGAL_CELL = auto()  # state * 256 + event, or the negative letter of a message about an order that is over
 
 
-class Stop(_FromZero):
+class Stop(FromZero):
     """Why `decode` returned before or at the end of the received bytes."""
 
     MORE = auto()  # no complete packet is left
@@ -144,7 +140,7 @@ class Stop(_FromZero):
     MALFORMED = auto()  # the byte stream makes no sense from here on
 
 
-class Sweep(_FromZero):
+class Sweep(FromZero):
     """What `sweep` does to every open order."""
 
     DISCONNECT = auto()  # the session broke
@@ -153,7 +149,7 @@ class Sweep(_FromZero):
     REPEAT_CANCELS = auto()  # argument: send again what was sent before this time, ns
 
 
-class Gate(_FromZero):
+class Gate(FromZero):
     """Array ``gateway`` of the hot page."""
 
     STATE = auto()  # GatewayState

@@ -150,9 +150,8 @@ class Exec(ExecPage, CompiledStage):
         held = int(ring.published(self.input.ring)) - self.input.next_seq + 1 if self.words[Word.HELD] else 0
         self.core.show(held=held, unacked=self._unacked(now_ns()))
 
-    def command(self, what: Command, argument: int, now: int) -> None:
+    def command(self, what: Command, now: int) -> None:
         """See `ExecCore.command`."""
-        del argument
         self.core.command(what, now)
 
     def connected(self, now: int) -> bool:

@@ -108,9 +108,9 @@ class Feed(FeedPage, Stage):
         self.counts[Count.TICKS_RESENT] = self.sender.replayed
         self.counts[Count.REQUESTS_REFUSED] = self.sender.errors.total()
 
-    def command(self, what: Command, argument: int, now: int) -> None:
+    def command(self, what: Command, now: int) -> None:
         """See `FeedCore.command`."""
-        del argument, now
+        del now
         self.core.command(what)
 
     def close(self) -> None:

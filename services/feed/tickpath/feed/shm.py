@@ -74,9 +74,9 @@ class Feed(FeedPage, CompiledStage):
         ring.beat(self.ticks.address, now)
         self.rings.say(self.page)
 
-    def command(self, what: Command, argument: int, now: int) -> None:
+    def command(self, what: Command, now: int) -> None:
         """See `FeedCore.command`."""
-        del argument, now
+        del now
         self.core.command(what)
 
     def close(self) -> None:

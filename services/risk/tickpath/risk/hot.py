@@ -190,7 +190,7 @@ class Risk(RiskPage, Stage):
 
     # -- life ----------------------------------------------------------------------------------------------------
 
-    def command(self, what: Command, argument: int, now: int) -> None:
+    def command(self, what: Command, now: int) -> None:
         """CANCEL_ALL: take back everything that is open, until nothing is."""
         if what == Command.CANCEL_ALL:
             self.core.cancel_all = True

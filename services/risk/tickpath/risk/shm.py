@@ -107,9 +107,9 @@ class Risk(RiskPage, CompiledStage):
         self.counts[Counter.ORDERS_UNANSWERED] = self._unanswered()
         self.rings.say(self.page)
 
-    def command(self, what: Command, argument: int, now: int) -> None:
+    def command(self, what: Command, now: int) -> None:
         """CANCEL_ALL: take back everything that is open, until nothing is."""
-        del argument, now
+        del now
         if what == Command.CANCEL_ALL:
             self.core.cancel_all = True
 

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any, Final
 
 import zmq
@@ -30,6 +31,7 @@ from tickpath.common.pages import (
     Page,
     PageError,
     add_note,
+    commands,
     side_page_path,
 )
 from tickpath.common.process import StartError
@@ -83,17 +85,14 @@ class _Guest:
         for word, value in zip(_OWN_WORDS, kept, strict=True):
             mine[word] = value
 
-    def command(self) -> Command:
-        """The command that has come since the last call, NONE without one."""
-        if self.side is None:
-            return Command.NONE
-        control = self.side["control"]
-        seq = int(control[Control.COMMAND_SEQ])
-        if seq == self._seen:
-            return Command.NONE
-        self._seen = seq
-        self.page["hot"][Hot.COMMAND_SEEN] = seq
-        return Command(int(control[Control.COMMAND]))
+    def commands(self) -> Iterator[Command]:
+        """Those that have come since the last call; each is noted as done when the next one is asked for."""
+        if self.side is None or self.side["control"][Control.COMMAND_SEQ] <= self._seen:
+            return
+        for number, what in commands(self.side["control"], self._seen):
+            self._seen = number
+            yield what
+            self.page["hot"][Hot.COMMAND_SEEN] = number
 
     def close(self) -> None:
         """The page says that nobody is there any more."""
@@ -260,25 +259,22 @@ class Fused(ExecPage, CompiledStage):
             self._cancel(now)
         self.signals.mute(caught_up=True)
         for guest in self.guests.values():
-            self._command(guest, now)
+            self._obey(guest)
         self.feed.tend(now)
         self.risk.count()
         self._show()
 
-    def _command(self, guest: _Guest, now: int) -> None:
-        what = guest.command()
-        if what is Command.NONE:
-            return
-        if what is Command.DRAIN and not self.signals.draining:
-            signal.raise_signal(signal.SIGTERM)  # they share a process: where one drains, all do
-        if guest.name == "feed":
-            self.feed.command(what)
-        elif guest.name == "risk" and what is Command.CANCEL_ALL:
-            self.risk.cancel_all = True
+    def _obey(self, guest: _Guest) -> None:
+        for what in guest.commands():
+            if what is Command.DRAIN and not self.signals.draining:
+                signal.raise_signal(signal.SIGTERM)  # they share a process: where one drains, all do
+            if guest.name == "feed":
+                self.feed.command(what)
+            elif guest.name == "risk" and what is Command.CANCEL_ALL:
+                self.risk.cancel_all = True
 
-    def command(self, what: Command, argument: int, now: int) -> None:
+    def command(self, what: Command, now: int) -> None:
         """CANCEL_ALL: take back every open order."""
-        del argument
         self.exec.command(what, now)
 
     def _mirror(self) -> None:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from enum import IntEnum, auto
+from enum import auto
+
+from tickpath.common.pages import FromZero
 
 
-class _FromZero(IntEnum):
-    @staticmethod
-    def _generate_next_value_(name: str, start: int, count: int, last_values: list[int]) -> int:
-        return count
-
-
-class Reg(_FromZero):
+class Reg(FromZero):
     """The words. Work that waits is a range [AT, END): whoever is called next goes on there."""
 
     TICK_AT = auto()
@@ -57,7 +53,7 @@ class Reg(_FromZero):
     YIELD = auto()  # 1: give the core away between two looks
 
 
-class Why(_FromZero):
+class Why(FromZero):
     """Why a compiled loop returned."""
 
     IDLE = auto()  # nothing came for the time that it was given
