@@ -22,7 +22,7 @@ case "$1 $2 $3" in
 -V*) echo Python 3.11.0 ;;
 "-m venv"*) mkdir -p "$4/bin"; cp "$0" "$4/bin/python"; echo venv >>"{record}" ;;
 "-m pip"*) echo "$@" >>"{record}"; exit "$(cat "{record}.status" 2>/dev/null || echo 0)" ;;
-"-m tickpath.cli"*) shift 2; pwd; for word; do echo "<$word>"; done; exit 7 ;;
+"-m tickpath.cli"*) shift 2; env >"{record}.environment"; pwd; for word; do echo "<$word>"; done; exit 7 ;;
 *) echo "unexpected: $*" >&2; exit 99 ;;
 esac
 """
@@ -41,7 +41,7 @@ class Clone:
         (self.root / "requirements.lock").write_text("one==1\n")
         shutil.copy(LAUNCHER, self.root / "tickpath")
         self.bin.mkdir()
-        for tool in ("sh", "readlink", "dirname", "cat", "cksum", "head", "mv", "rm", "mkdir", "cp"):
+        for tool in ("sh", "readlink", "dirname", "cat", "cksum", "head", "mv", "rm", "mkdir", "cp", "env"):
             found = shutil.which(tool)
             assert found is not None
             (self.bin / tool).symlink_to(found)
@@ -80,7 +80,7 @@ def test_first_run_installs_the_lock_by_hash_and_the_packages_editable(clone: Cl
     done = clone.run("demo")
     venv, lock, packages = clone.asked()
     assert venv == "venv"
-    assert lock.endswith(f"install --require-hashes -r {clone.root}/requirements.lock")
+    assert lock.endswith(f"install --no-compile --require-hashes -r {clone.root}/requirements.lock")
     assert packages.endswith(f"--no-deps --no-build-isolation -e {clone.root}/sim -e {clone.root}/libs/one")
     assert done.returncode == 7
 
@@ -90,6 +90,22 @@ def test_command_gets_its_arguments_folder_and_the_whole_of_stdout(clone: Clone,
     done = clone.run("a b", "", "*", "$HOME", cwd=tmp_path)
     assert done.stdout == f"{tmp_path}\n<a b>\n<>\n<*>\n<$HOME>\n"
     assert "tickpath: " in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "folder"),
+    [
+        ({"HOME": "/home/trader"}, "/home/trader/.cache/tickpath/bytecode"),
+        ({"HOME": "/home/trader", "TICKPATH_CACHE": "/fast/cache"}, "/fast/cache/bytecode"),
+        ({"PYTHONPYCACHEPREFIX": "/elsewhere", "PYTHONDONTWRITEBYTECODE": "1"}, "/elsewhere"),
+    ],
+)
+def test_bytecode_is_kept_beside_the_compiled_kernels(clone: Clone, given: dict[str, str], folder: str) -> None:
+    """Whatever was set: without it each of a dozen processes would compile all sources that it imports."""
+    clone.run(**given)
+    environment = Path(f"{clone.record}.environment").read_text().splitlines()
+    assert f"PYTHONPYCACHEPREFIX={folder}" in environment
+    assert not [line for line in environment if line.startswith("PYTHONDONTWRITEBYTECODE")]
 
 
 def test_second_run_installs_nothing_and_says_nothing(clone: Clone) -> None:
