@@ -34,6 +34,8 @@ from tickpath.common.pages import Control, Fields, Hot, HotState, Page, PageErro
 from tickpath.common.process import EXIT_USAGE, AlreadyRunningError, StartError, claim, die_with_parent
 
 _MAX_RESTARTS = 20
+_CANCEL_S = 0.5
+_HTTP_END_S = 2  # for answers that are under way
 
 
 class Service:
@@ -187,15 +189,21 @@ class Service:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
-        server = _Server(uvicorn.Config(make_app(self), log_config=None, lifespan="off", access_log=False))
+        server = _Server(
+            uvicorn.Config(
+                make_app(self),
+                log_config=None,
+                lifespan="off",
+                access_log=False,
+                timeout_graceful_shutdown=_HTTP_END_S,
+            )
+        )
         self._start_hot()
         http = asyncio.create_task(server.serve(sockets=[listener]))
         background = asyncio.create_task(self._background())
         status = await self._watch()
-        background.cancel()
         server.should_exit = True
-        with contextlib.suppress(asyncio.CancelledError):
-            await background
+        await cancel(background)
         await http
         return status
 
@@ -238,6 +246,13 @@ class Service:
             pause_s = min(pause_s * 2, 5.0)
             if not self.draining:
                 self._start_hot()
+
+
+async def cancel(task: asyncio.Task[None]) -> None:
+    """End a task, however often its libraries take the cancellation for a time-out of their own and go on."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait([task], timeout=_CANCEL_S)
 
 
 class _Server(uvicorn.Server):
