@@ -189,15 +189,10 @@ class Service:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
-        server = _Server(
-            uvicorn.Config(
-                make_app(self),
-                log_config=None,
-                lifespan="off",
-                access_log=False,
-                timeout_graceful_shutdown=_HTTP_END_S,
-            )
+        http_config = uvicorn.Config(
+            make_app(self), log_config=None, lifespan="off", access_log=False, timeout_graceful_shutdown=_HTTP_END_S
         )
+        server = _Server(http_config)
         self._start_hot()
         http = asyncio.create_task(server.serve(sockets=[listener]))
         background = asyncio.create_task(self._background())
