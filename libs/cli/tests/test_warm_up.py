@@ -47,6 +47,8 @@ def test_a_lane_compiles_its_own_loops_and_no_others() -> None:
     assert modules["shm"] - modules["zmq-ipc"] == loops
     assert "tickpath.cli.fused.kernels.chain" in modules["fused"] - modules["zmq-ipc"]
     assert not modules["fused"] & loops
+    every = {name for names in kernel_modules("zmq-ipc", "shm", "fused").values() for name in names}
+    assert every == modules["shm"] | modules["fused"]
 
 
 def test_the_cache_is_where_numba_will_look(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -78,6 +80,10 @@ def test_nothing_is_done_when_the_stamp_is_there(
     said: list[str] = []
     assert ensure_warm(config, environment(), said.append) is False
     assert said == []
+    (tmp_path / f"warm_{fingerprint(config, ROOT, 'shm')}").touch()
+    assert ensure_warm(config, environment(), said.append, lanes=("zmq-ipc", "shm")) is False
+    assert ensure_warm(config, environment(), said.append, lambda: True, lanes=("zmq-ipc", "fused")) is False
+    assert not (tmp_path / f"warm_{fingerprint(config, ROOT, 'fused')}").exists()
 
 
 def test_a_cache_that_cannot_be_written_is_named_with_the_way_out(

@@ -8,12 +8,12 @@ import signal
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from tickpath.cli import runs
 from tickpath.cli.launcher import EXIT_FAULT, Interrupted, Launcher, LaunchError, Options, StopRequest
 from tickpath.cli.warm_up import WarmUpError, cache_root, ensure_warm
-from tickpath.common.config import load_config
+from tickpath.common.config import Lane, load_config
 
 _CHECK_S: Final = 0.5
 _DOWN_S: Final = 60.0
@@ -74,14 +74,14 @@ def run_down(run_dir: Path | None, say: Callable[[str], None]) -> int:
 
 
 def run_warm_up(config: Path | None, say: Callable[[str], None], *, force: bool) -> int:
-    """Compile all kernels now."""
+    """Compile all kernels of all lanes now."""
     began = time.monotonic()
     environment = dict(os.environ)
     if config is not None:
         environment["TICKPATH_CONFIG"] = str(config.absolute())
     with contextlib.suppress(KeyboardInterrupt):
         try:
-            done = ensure_warm(load_config(config), environment, say, force=force)
+            done = ensure_warm(load_config(config), environment, say, lanes=get_args(Lane), force=force)
         except WarmUpError as error:
             raise LaunchError(str(error)) from None
         took = f"compiled in {time.monotonic() - began:.1f} s" if done else "compiled already"

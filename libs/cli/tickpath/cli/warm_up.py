@@ -41,8 +41,8 @@ def cache_root() -> Path:
 _OF_LANE = ((".kernels.loop", "shm"), (".cli.fused.", "fused"))
 
 
-def kernel_modules(lane: str) -> dict[str, list[str]]:
-    """Modules that hold kernels of a lane, by the folder that they are in; those that others build on come first.
+def kernel_modules(*lanes: str) -> dict[str, list[str]]:
+    """Modules that hold kernels of some lanes, by the folder that they are in; those that others build on come first.
 
     A folder is the unit of work. The exchange's come last: they need the most of what is compiled before.
     """
@@ -50,7 +50,7 @@ def kernel_modules(lane: str) -> dict[str, list[str]]:
     for folder in map(Path, tickpath.__path__):
         for path in sorted(folder.rglob("*.py")):
             name = "tickpath." + ".".join(path.relative_to(folder).with_suffix("").parts)
-            if any(part in name and lane != of_lane for part, of_lane in _OF_LANE):
+            if any(part in name and of_lane not in lanes for part, of_lane in _OF_LANE):
                 continue
             if ".kernels." in name and any(line.startswith(_MARK) for line in path.read_text("utf-8").splitlines()):
                 found.setdefault(name.rpartition(".")[0], []).append(name)
@@ -63,13 +63,13 @@ def _place(name: str, order: Sequence[str]) -> int:
     return order.index(service) if service in order else len(order)
 
 
-def fingerprint(config: Config, base: Path) -> str:
-    """What the machine code depends on: sources, strategies, compiler, interpreter, processor.
+def fingerprint(config: Config, base: Path, lane: str | None = None) -> str:
+    """What the machine code of a lane depends on: sources, strategies, compiler, interpreter, processor.
 
     Files of strategies are relative to `base`.
     """
     digest = hashlib.sha256(
-        f"{config.links.lane} {sys.version} {version('numba')} {version('numpy')} {_processor()}".encode()
+        f"{lane or config.links.lane} {sys.version} {version('numba')} {version('numpy')} {_processor()}".encode()
     )
     for folder in sorted(map(Path, tickpath.__path__)):
         for path in sorted(folder.rglob("*.py")):
@@ -99,15 +99,20 @@ def ensure_warm(
     say: Callable[[str], None],
     interrupted: Callable[[], bool] = lambda: False,
     *,
+    lanes: Sequence[str] = (),
     force: bool = False,
 ) -> bool:
-    """Compile what is not in the cache, with progress; False when everything was there. Raises WarmUpError."""
+    """Compile what is not in the cache, with progress; False when everything was there. Raises WarmUpError.
+
+    Without `lanes` for that of the configuration.
+    """
+    lanes = lanes or (config.links.lane,)
     file = environment.get(CONFIG_ENV)
     base = config_path(Path(file) if file else None).resolve().parent
-    stamp = cache_root() / f"warm_{fingerprint(config, base)}"
-    if stamp.exists() and not force:
+    stamps = [cache_root() / f"warm_{fingerprint(config, base, lane)}" for lane in lanes]
+    if all(stamp.exists() for stamp in stamps) and not force:
         return False
-    folders = kernel_modules(config.links.lane)
+    folders = kernel_modules(*lanes)
     of = sum(map(len, folders.values())) + bool(config.signals.strategies)
     children: list[subprocess.Popen[bytes]] = []
     number = itertools.count(1)
@@ -141,7 +146,8 @@ def ensure_warm(
         future.result()
     if interrupted():
         return False
-    stamp.touch()
+    for stamp in stamps:
+        stamp.touch()
     return True
 
 
