@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tickpath.cli.warm_up import WarmUpError, cache_root, ensure_warm, fingerprint, kernel_modules
+from tickpath.cli.warm_up import (
+    WarmUpError,
+    cache_root,
+    ensure_warm,
+    fingerprint,
+    kernel_modules,
+    strategies_fingerprint,
+)
 from tickpath.common.config import CONFIG_ENV, Config, load_config
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -65,25 +75,49 @@ def test_a_changed_strategy_changes_the_fingerprint(config: Config, tmp_path: Pa
     item = config.signals.strategies[0].model_copy(update={"path": "mine.py:mine"})
     changed = config.model_copy(update={"signals": config.signals.model_copy(update={"strategies": (item,)})})
     file.write_text("one")
-    first = fingerprint(changed, tmp_path)
-    assert first == fingerprint(changed, tmp_path)
-    assert first != fingerprint(config, tmp_path)
+    first = strategies_fingerprint(changed, tmp_path)
+    assert first == strategies_fingerprint(changed, tmp_path)
+    assert first != strategies_fingerprint(config, tmp_path)
     file.write_text("two")
-    assert first != fingerprint(changed, tmp_path)
+    assert first != strategies_fingerprint(changed, tmp_path)
 
 
 def test_nothing_is_done_when_the_stamp_is_there(
     config: Config, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("TICKPATH_CACHE", str(tmp_path))
-    (tmp_path / f"warm_{fingerprint(config, ROOT)}").touch()
+    strategies = strategies_fingerprint(config, ROOT)
+    for lane in ("zmq-ipc", "shm"):
+        (tmp_path / f"warm_{fingerprint(lane)}").touch()
+        (tmp_path / f"warm_{fingerprint(lane)}_{strategies}").touch()
     said: list[str] = []
     assert ensure_warm(config, environment(), said.append) is False
     assert said == []
-    (tmp_path / f"warm_{fingerprint(config, ROOT, 'shm')}").touch()
     assert ensure_warm(config, environment(), said.append, lanes=("zmq-ipc", "shm")) is False
     assert ensure_warm(config, environment(), said.append, lambda: True, lanes=("zmq-ipc", "fused")) is False
-    assert not (tmp_path / f"warm_{fingerprint(config, ROOT, 'fused')}").exists()
+    assert not (tmp_path / f"warm_{fingerprint('fused')}").exists()
+
+
+def test_a_changed_strategy_is_compiled_alone(
+    config: Config, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Then only the modules of signals are looked at, in one process; afterwards nothing is left to do."""
+    monkeypatch.setenv("TICKPATH_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / f"warm_{fingerprint('zmq-ipc')}").touch()
+    started: list[list[str]] = []
+
+    class Started(subprocess.Popen[bytes]):
+        def __init__(self, command: list[str], **options: Any) -> None:
+            started.append(command[3:])
+            super().__init__([sys.executable, "-c", 'print(\'{"what": "strategy"}\')'], **options)
+
+    monkeypatch.setattr(subprocess, "Popen", Started)
+    said: list[str] = []
+    assert ensure_warm(config, environment(), said.append) is True
+    assert started == [kernel_modules("zmq-ipc")["tickpath.signals.kernels"]]
+    assert said == [f"compiling strategy kernels 1/{len(started[0]) + 1} …"]
+    assert ensure_warm(config, environment(), said.append) is False
 
 
 def test_a_cache_that_cannot_be_written_is_named_with_the_way_out(

@@ -1,7 +1,8 @@
 """Compiling every kernel once, before five processes would do it at the same time.
 
 `ensure_warm` is for the launcher and imports no Numba: a stamp in the cache says that the kernels of exactly these
-sources were compiled on this kind of processor. ``python -m tickpath.cli.warm_up MODULE...`` does a part of the work
+sources were compiled on this kind of processor, and another one the same of the configured strategies, so that a
+changed strategy is compiled alone. ``python -m tickpath.cli.warm_up MODULE...`` does a part of the work
 and reports it line by line; as many of them run at once as there are cores.
 """
 
@@ -25,6 +26,7 @@ import tickpath
 from tickpath.common.config import CONFIG_ENV, Config, ConfigError, config_path, load_config
 
 _MARK = "@kernel("
+_WITH_STRATEGIES = "tickpath.signals."  # whose kernels are there, compiles them
 
 
 class WarmUpError(Exception):
@@ -63,20 +65,21 @@ def _place(name: str, order: Sequence[str]) -> int:
     return order.index(service) if service in order else len(order)
 
 
-def fingerprint(config: Config, base: Path, lane: str | None = None) -> str:
-    """What the machine code of a lane depends on: sources, strategies, compiler, interpreter, processor.
-
-    Files of strategies are relative to `base`.
-    """
-    digest = hashlib.sha256(
-        f"{lane or config.links.lane} {sys.version} {version('numba')} {version('numpy')} {_processor()}".encode()
-    )
+def fingerprint(lane: str) -> str:
+    """What the machine code of a lane depends on: sources, compiler, interpreter, processor."""
+    digest = hashlib.sha256(f"{lane} {sys.version} {version('numba')} {version('numpy')} {_processor()}".encode())
     for folder in sorted(map(Path, tickpath.__path__)):
         for path in sorted(folder.rglob("*.py")):
             of = path.relative_to(folder).parts
             if of[0] == "cli" and of[1] != "fused":  # the command line has no other kernels
                 continue
             digest.update(str(path.relative_to(folder)).encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def strategies_fingerprint(config: Config, base: Path) -> str:
+    """What the machine code of the strategies depends on beyond `fingerprint`; their files are relative to `base`."""
+    digest = hashlib.sha256()
     for strategy in config.signals.strategies:
         digest.update(f"{strategy.path} {strategy.id}".encode())
         file = base / strategy.path.rpartition(":")[0]
@@ -109,10 +112,13 @@ def ensure_warm(
     lanes = lanes or (config.links.lane,)
     file = environment.get(CONFIG_ENV)
     base = config_path(Path(file) if file else None).resolve().parent
-    stamps = [cache_root() / f"warm_{fingerprint(config, base, lane)}" for lane in lanes]
-    if all(stamp.exists() for stamp in stamps) and not force:
-        return False
+    stamps = [cache_root() / f"warm_{fingerprint(lane)}" for lane in lanes]
+    of_strategies = [Path(f"{stamp}_{strategies_fingerprint(config, base)}") for stamp in stamps]
     folders = kernel_modules(*lanes)
+    if not force and all(stamp.exists() for stamp in stamps):
+        if all(stamp.exists() for stamp in of_strategies):
+            return False
+        folders = {folder: names for folder, names in folders.items() if folder.startswith(_WITH_STRATEGIES)}
     of = sum(map(len, folders.values())) + bool(config.signals.strategies)
     children: list[subprocess.Popen[bytes]] = []
     number = itertools.count(1)
@@ -146,7 +152,7 @@ def ensure_warm(
         future.result()
     if interrupted():
         return False
-    for stamp in stamps:
+    for stamp in (*stamps, *of_strategies):
         stamp.touch()
     return True
 
@@ -159,7 +165,7 @@ def main(names: Sequence[str]) -> int:
         for name in names:
             _tell(what=name.split(".")[1])
             importlib.import_module(name)
-        if config.signals.strategies and any(name.startswith("tickpath.signals.") for name in names):
+        if config.signals.strategies and any(name.startswith(_WITH_STRATEGIES) for name in names):
             _tell(what="strategy")
             _compile_strategies(config)
     except ConfigError as error:
