@@ -4,15 +4,14 @@ usage: compile.py PACKAGE      of every lane; where strategies run, those of /et
 """
 
 import importlib
-import pkgutil
 import sys
 from pathlib import Path
 
 name = sys.argv[1]
-package = importlib.import_module(f"tickpath.{name}")
-for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-    if not module.name.endswith(".__main__"):
-        importlib.import_module(module.name)  # kernels are compiled when their module is imported
+for folder in map(Path, importlib.import_module(f"tickpath.{name}").__path__):
+    for file in sorted(folder.rglob("*.py")):  # some folders are no packages
+        if file.name != "__main__.py":  # kernels are compiled when their module is imported
+            importlib.import_module(".".join(("tickpath", name, *file.relative_to(folder).with_suffix("").parts)))
 
 if name == "exec":
     importlib.import_module("tickpath.cli.fused.hot")  # in the lane fused it runs the loop of all services
