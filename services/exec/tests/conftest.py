@@ -224,7 +224,7 @@ class Trader:
         self.journal = Journal.open(folder, DAY, entries=options.pop("entries", 1024))
         sizes = {"capacity": options.pop("capacity", 64), "day_orders": options.pop("day_orders", 4096)}
         self.orders = Orders(self.journal, TABLE.array, **sizes)
-        self.gateway = OuchGateway(self.orders, TABLE, ExecConfig(port=port, reconnect_ms=1, **options))
+        self.gateway = OuchGateway(self.orders, TABLE, ExecConfig(port=port, **{"reconnect_ms": 1, **options}))
 
     def turn(self) -> None:
         self.gateway.receive(now_ns())

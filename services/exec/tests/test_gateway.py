@@ -301,14 +301,15 @@ def test_an_acknowledged_order_that_the_venue_denies_halts_trading(tmp_path: Pat
 
 
 def test_nonsense_on_the_line_ends_the_connection_not_the_process(tmp_path: Path, venue: Venue) -> None:
-    trader = Trader(tmp_path, venue.port)
+    # Not connected again before we have read why it ended, on a machine that takes its time.
+    trader = Trader(tmp_path, venue.port, reconnect_ms=100)
     until(lambda: ready(trader), trader, venue)
     assert venue.connection is not None
     venue.connection.send(b"\0\0\0\0")
     until(lambda: count(trader, Counter.DISCONNECTS) == 1, trader)
     assert "breaks the protocol" in trader.gateway.text
     venue.drop()
-    until(lambda: ready(trader), trader, venue)
+    until(lambda: ready(trader), trader, venue, turns=1_000_000)
     trader.close()
 
 
