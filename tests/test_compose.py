@@ -212,7 +212,7 @@ def play_recorded(folder: Path) -> dict[str, str]:
     return {
         "TICKPATH_DATA_DIR": str(RECORDED.parent),
         "TICKPATH_SIM__DATA": json.dumps([f"/data/{RECORDED.name}"]),
-        "TICKPATH_SIM__SPEED": "16",
+        "TICKPATH_SIM__SPEED": "100",
         "TICKPATH_INSTRUMENTS_FILE": str(table),
     }
 
