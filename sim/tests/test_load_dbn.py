@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import databento_dbn
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -325,11 +326,10 @@ def test_damaged_files_load_or_are_refused(
 @pytest.mark.parametrize("path", FILES or [Path("none")], ids=lambda path: path.name)
 def test_the_vendors_own_library_reads_the_same(path: Path) -> None:
     """The records and symbols that we read are those that `databento-dbn` (the extra ``dbn``) reads."""
-    library = pytest.importorskip("databento_dbn", reason="not installed: pip install databento-dbn (extra dbn)")
     if not FILES:
         pytest.skip(f"the recorded market data is not here: {DATA}")
     data = read_data(path)
-    decoder = library.DBNDecoder(upgrade_policy=library.VersionUpgradePolicy.AS_IS)
+    decoder = databento_dbn.DBNDecoder(upgrade_policy=databento_dbn.VersionUpgradePolicy.AS_IS)
     decoder.write(data.tobytes())
     head, *theirs = decoder.decode()
     ours = read_metadata(path, data)

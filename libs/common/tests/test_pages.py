@@ -7,6 +7,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from enum import IntEnum
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -104,6 +105,28 @@ def test_no_command_is_lost_that_comes_right_behind_another_one(tmp_path: Path) 
     assert commands(control, 0) == [(2, Command.CANCEL_ALL), (3, Command.STOP), (4, Command.START)]
     assert commands(control, 3) == [(4, Command.START)]
     assert commands(control, 4) == []
+
+
+class LookedAtTooEarly:
+    """A control page whose process is given two commands just after it has looked for the first of them."""
+
+    def __init__(self, page: Page) -> None:
+        self._page = page
+
+    def __getitem__(self, word: int) -> int:
+        value = int(self._page["control"][word])
+        if word == Command.DRAIN and value == 0:
+            command(self._page, Command.DRAIN)
+            command(self._page, Command.CANCEL_ALL)
+        return value
+
+
+def test_no_command_is_passed_over_that_comes_during_a_look(tmp_path: Path) -> None:
+    page = create_side_page(tmp_path, "exec")
+    command(page, Command.START)
+    looked: Any = LookedAtTooEarly(page)
+    assert commands(looked, 0) == [(1, Command.START)]
+    assert commands(page["control"], 1) == [(2, Command.DRAIN), (3, Command.CANCEL_ALL)]
 
 
 def test_commands_of_many_threads_have_numbers_of_their_own(tmp_path: Path) -> None:

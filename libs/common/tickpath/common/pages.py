@@ -364,9 +364,14 @@ def command(side: Page, what: Command) -> int:
 
 
 def commands(control: npt.NDArray[np.int64], seen: int) -> list[tuple[int, Command]]:
-    """Numbers and commands since number `seen`, in their order; of one that was given again, the last one only."""
+    """Numbers and commands since number `seen`, in their order; of one that was given again, the last one only.
+
+    What is given while this looks is left for the next look: the number of the last command, written after those of
+    the kinds, is read before them. Else a kind that was looked at too early could be passed over for good.
+    """
+    last = int(control[Control.COMMAND_SEQ])
     given = sorted((int(control[what]), what) for what in Command)
-    return [(seq, what) for seq, what in given if seq > seen]
+    return [(seq, what) for seq, what in given if seen < seq <= last]
 
 
 def write_text(page: Page, field: str, text: str) -> None:
