@@ -15,9 +15,10 @@ from typing import Final, NamedTuple
 #: What is checked, relative to the root.
 SOURCES: Final = ("libs", "services", "sim", "bench", "tests", "deploy", "host-tuning")
 
-#: Tests of the packages, and those across services.
-PACKAGES: Final = ("libs", "services", "sim")
-SYSTEMS: Final = "tests"
+#: Tests across services, which take longest, then those of the packages.
+GROUPS: Final = ("tests", "libs", "services", "sim")
+
+_LOOK_S: Final = 0.2
 
 
 class WorkspaceError(Exception):
@@ -33,14 +34,24 @@ def root() -> Path:
     raise WorkspaceError(msg)
 
 
-class _Beside:
-    """A check that goes on beside the others; what it says comes when it is asked for."""
+class _Result(NamedTuple):
+    name: str
+    status: int
+    seconds: float
+
+
+class _Check:
+    """A command that goes on beside others; what it says is kept."""
 
     def __init__(self, name: str, command: Sequence[str], folder: Path) -> None:
-        self.name = f"{name}, beside the others"
+        self.name = name
         self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115 - it lives as long as the check
         self._began = time.monotonic()
         self._process = subprocess.Popen(command, cwd=folder, stdout=self._said, stderr=self._said)
+
+    def has_ended(self) -> bool:
+        """Whether `end` would not wait."""
+        return self._process.poll() is not None
 
     def end(self, *, kill: bool = False) -> _Result:
         """Wait for it, or stop it, and print what it said."""
@@ -55,17 +66,11 @@ class _Beside:
         return _Result(self.name, status, seconds)
 
 
-class _Result(NamedTuple):
-    name: str
-    status: int
-    seconds: float
-
-
 def run_checks(pytest_arguments: Sequence[str], say: Callable[[str], None]) -> int:
     """Ruff, its formatter, mypy and pytest, all of them whatever fails; 0 when all pass.
 
-    Without a path or a marker among the arguments, the tests across services (they start whole systems and mostly
-    wait) run beside those of the packages, once all kernels are compiled.
+    Without a path or a marker among the arguments, all kernels are compiled first; then the tests of the packages and
+    those across services, which start whole systems and mostly wait, run beside each other, one group per core.
     """
     folder = root()
     present = [name for name in SOURCES if (folder / name).is_dir()]
@@ -82,30 +87,55 @@ def run_checks(pytest_arguments: Sequence[str], say: Callable[[str], None]) -> i
     }
     if whole:
         checks["compile all kernels"] = [*python, "tickpath.cli", "warm-up"]
-        checks["pytest: packages"] = [*python, "pytest", *PACKAGES, *pytest_arguments]
     else:
         checks["pytest"] = [*python, "pytest", *pytest_arguments]
-    results: list[_Result] = []
     say("mypy goes on beside the others; what it says comes at the end")
-    beside = [_Beside("mypy", [*python, "mypy", *typed], folder)]
-    stopped = False
+    mypy = _Check("mypy, beside the others", [*python, "mypy", *typed], folder)
+    results: list[_Result] = []
     for name, command in checks.items():
-        if name == "pytest: packages":
-            say("pytest: whole systems, beside the packages; what it says comes at the end")
-            systems = [*python, "pytest", SYSTEMS, "-p", "no:cacheprovider", *pytest_arguments]
-            beside.append(_Beside("pytest: whole systems", systems, folder))
         say(f"{name} …")
         began = time.monotonic()
         status = subprocess.run(command, cwd=folder, check=False).returncode
         results.append(_Result(name, status, time.monotonic() - began))
         if status < 0:  # ended by a signal, which the user sent to all of us
-            stopped = True
             break
-    results += [check.end(kill=stopped) for check in reversed(beside)]
+    stopped = results[-1].status < 0
+    if whole and not stopped:
+        pytest = [*python, "pytest", "-p", "no:cacheprovider", *pytest_arguments]
+        groups = {f"pytest {name}": [*pytest, name] for name in GROUPS}
+        results += _beside_each_other(groups, folder, say)
+        stopped = any(result.status < 0 for result in results)
+    results.append(mypy.end(kill=stopped))
     for result in results:
         verdict = "passed" if result.status == 0 else f"FAILED ({result.status})"
         say(f"{verdict}: {result.name}, {result.seconds:.1f} s")
     return 1 if stopped or any(result.status for result in results) else 0
+
+
+def _beside_each_other(commands: dict[str, list[str]], folder: Path, say: Callable[[str], None]) -> list[_Result]:
+    """Run them, one per core at a time; each says all that it has to say when it ends. A signal ends them all."""
+    waiting = list(commands.items())
+    running: list[_Check] = []
+    results: list[_Result] = []
+    try:
+        while waiting or running:
+            while waiting and len(running) < len(os.sched_getaffinity(0)):
+                name, command = waiting.pop(0)
+                say(f"{name} …")
+                running.append(_Check(name, command, folder))
+            time.sleep(_LOOK_S)
+            for check in [check for check in running if check.has_ended()]:
+                running.remove(check)
+                results.append(check.end())
+                if results[-1].status < 0:
+                    waiting.clear()
+                    results += [running.pop().end(kill=True) for _ in range(len(running))]
+                    break
+    except KeyboardInterrupt:
+        for check in running:
+            check.end(kill=True)
+        raise
+    return results
 
 
 def benches() -> dict[str, str]:
