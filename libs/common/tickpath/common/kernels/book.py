@@ -68,7 +68,12 @@ def kernel(signature):
 
 def inlined(function):
     """`jit.inlined` without reference counts, and always inlined: a call would push every array of the book."""
-    return numba.njit(nogil=True, _nrt=False, forceinline=True)(function)
+    return jit.inlined(function, _nrt=False, forceinline=True)
+
+
+def called(function):
+    """`jit.inlined` without reference counts, for what is rare and long."""
+    return jit.inlined(function, _nrt=False)
 
 
 #: One slot of the order table, 32 bytes.
@@ -368,7 +373,7 @@ def _class_of(size):
     return class_
 
 
-@numba.njit(nogil=True, _nrt=False)  # type: ignore[call-overload]
+@called
 def _move_row(levels, rows, free, stats, row, size):
     """Move a row to a chunk of `size` levels. False when there is none."""
     wanted = _class_of(size)

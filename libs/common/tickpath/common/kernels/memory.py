@@ -5,7 +5,6 @@ Whoever makes such a view answers for the memory behind it: it must outlive the 
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
@@ -13,6 +12,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np.numpy_support import carray
 
+from tickpath.common import jit
 from tickpath.common.records import ORDER, REPORT, SIGNAL, TICK
 
 
@@ -31,7 +31,7 @@ def lent(function):
 
     Kernels compiled without reference counts (``_nrt=False``) may call them, because they vanish in the caller.
     """
-    return numba.njit(nogil=True, _nrt=True, forceinline=True)(function)
+    return jit.inlined(function, _nrt=True, forceinline=True)
 
 
 @lent

@@ -59,7 +59,7 @@ _NS_PER_DAY = 86_400 * _NS_PER_S
 
 def _inlined(function):
     """`jit.inlined` without reference counts, and always inlined: nothing here makes an array."""
-    return numba.njit(nogil=True, _nrt=False, forceinline=True)(function)
+    return jit.inlined(function, _nrt=False, forceinline=True)
 
 
 @_inlined

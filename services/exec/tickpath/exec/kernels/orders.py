@@ -6,9 +6,9 @@ A slot of the pool holds the last REPORT of its order and nothing else, so the p
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
+from tickpath.common import jit
 from tickpath.common.histogram import HIST_SIZE
 from tickpath.common.jit import kernel
 from tickpath.common.kernels.crc import crc32
@@ -30,7 +30,7 @@ ENTRIES_RESERVED = 64
 
 def inlined(function):
     """Helper of a kernel, without reference counts: its views are lent, and counting took half of the time."""
-    return numba.njit(nogil=True, _nrt=False, forceinline=True)(function)
+    return jit.inlined(function, _nrt=False, forceinline=True)
 
 
 @lent

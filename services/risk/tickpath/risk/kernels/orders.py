@@ -7,8 +7,7 @@ within it counts as a full table.
 
 from __future__ import annotations
 
-import numba
-
+from tickpath.common import jit
 from tickpath.common.records import Side
 from tickpath.risk.limits import ACCOUNT_ROW, FIRST_SYMBOL_ROW, GLOBAL_ROW
 from tickpath.risk.state import MAX_PROBES, Core
@@ -22,7 +21,7 @@ BUY = int(Side.BUY)
 
 def inlined(function):
     """Helper of a kernel, without reference counts: nothing here makes an array; counting took most of the time."""
-    return numba.njit(nogil=True, _nrt=False, forceinline=True)(function)
+    return jit.inlined(function, _nrt=False, forceinline=True)
 
 
 @inlined

@@ -9,6 +9,7 @@ import numba
 import numpy as np
 from numba import types
 
+from tickpath.common import jit
 from tickpath.common.instruments import INSTRUMENT
 from tickpath.common.jit import kernel
 from tickpath.common.kernels.hist import record
@@ -111,7 +112,7 @@ def lean(function):
     Slicing a table then costs a pointer instead of two atomic counts (ten times as much per tick, measured); in
     exchange the compiler refuses to allocate, which suits a hot path.
     """
-    return numba.njit(nogil=True, _nrt=False)(function)
+    return jit.inlined(function, _nrt=False)
 
 
 def part(signature):
@@ -121,7 +122,7 @@ def part(signature):
 
 def spliced(function):
     """Decorator for helpers that return views: their statements are copied into the caller, as `lean` needs it."""
-    return numba.njit(nogil=True, inline="always", _nrt=False)(function)
+    return jit.inlined(function, inline="always", _nrt=False)
 
 
 @spliced

@@ -25,7 +25,7 @@ def kernel(signature):
 
 def inlined(function):
     """`jit.inlined` without reference counts."""
-    return numba.njit(nogil=True, _nrt=False)(function)
+    return jit.inlined(function, _nrt=False)
 
 
 MESSAGE: Final = np.dtype(

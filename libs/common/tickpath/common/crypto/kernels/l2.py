@@ -41,7 +41,7 @@ def kernel(signature):
 
 def inlined(function):
     """`jit.inlined` without reference counts, and always inlined: a call would push every array."""
-    return numba.njit(nogil=True, _nrt=False, forceinline=True)(function)
+    return jit.inlined(function, _nrt=False, forceinline=True)
 
 
 BID, ASK = 0, 1
