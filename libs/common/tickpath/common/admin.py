@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Depends, FastAPI, HTTPException, Response, status
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
 from tickpath.common.clock import now_ns
@@ -96,7 +97,10 @@ def why_unhealthy(page: Page | None) -> str | None:
 
 def make_app(service: Service) -> FastAPI:
     """The application of a side process; `service` adds its own routes."""
-    app = FastAPI(title=f"Tickpath {service.name}", version=service.version, description=service.__doc__ or "")
+    # With the files of /docs in it: where this runs there may be no way to the hosts that FastAPI loads them from.
+    app = FastAPIOffline(
+        title=f"Tickpath {service.name}", version=service.version, description=service.__doc__ or "", redoc_url=None
+    )
     guard = Depends(Guard(service.config.admin.bearer()))
     registry = CollectorRegistry()
     registry.register(PageCollector(service.name, service.page, service.metrics))
