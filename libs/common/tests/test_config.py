@@ -68,7 +68,7 @@ def test_all_faults_are_reported_at_once(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("TICKPATH_EXEC__PORT", "abc")
     monkeypatch.setenv("TICKPATH_EXCE__PORT", "1")
     said = "\n".join(faults(path))
-    assert "feed.port = 99999: Input should be less than or equal to 65535" in said
+    assert "feed.port = 99999: allowed is a whole number from 1 to 65535" in said
     assert "feed.prot: there is no such key; there are http_port, source, host" in said
     assert "admin.token: a secret does not belong here; set TICKPATH_ADMIN__TOKEN or token_file" in said
     assert "TICKPATH_EXEC__PORT: exec.port = 'abc'" in said
@@ -110,4 +110,58 @@ def test_secrets_come_from_files_and_are_masked_when_shown(tmp_path: Path, monke
 
 def test_two_strategies_cannot_have_one_id(tmp_path: Path) -> None:
     strategy = '[[signals.strategies]]\npath = "a:b"\nid = 1\n'
-    assert "distinct ids" in faults(write(tmp_path, strategy * 2))[0]
+    path = write(tmp_path, strategy * 2)
+    assert faults(path) == [f"{path}: signals.strategies: strategies must have distinct ids, they are [1, 1]"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "allowed"),
+    [
+        ("risk.order_rate", '"many"', "a whole number from 0 to 4611686018427387904 or 'unlimited'"),
+        ("sim.speed", "-1", "a number above 0 or 'max' or 'step'"),
+        ("sim.loop", '"perhaps"', "true or false"),
+        ("sim.live", '"nyse"', "'binance' or 'binance-usdm' or 'binance-coinm' or 'kraken' or 'coinbase' or 'bybit'"),
+        ("exec.username", '"much too long"', "text of 1 to 6 characters"),
+        ("exec.journal_dir", "5", "a path"),
+        ("cores.feed", "3", "a list, each of it a whole number"),
+        ("redis.url", '"127.0.0.1"', "text of the form ^(redis|rediss|unix)://.+"),
+        ("feed", "5", "a section of keys and values"),
+    ],
+)
+def test_a_wrong_value_is_one_line_that_says_what_is_allowed(
+    tmp_path: Path, key: str, value: str, allowed: str
+) -> None:
+    """However many ways there are to write a value, and whatever the validator calls them."""
+    section, _, name = key.rpartition(".")
+    if key == "risk.order_rate":
+        text = LIMITS.replace('order_rate = "unlimited"', f"order_rate = {value}")
+    else:
+        text = f"[{section}]\n{name} = {value}\n" if section else f"{name} = {value}\n"
+    path = write(tmp_path, text)
+    (said,) = faults(path)
+    assert said.startswith(f"{path}: {key} = ")
+    assert said.endswith(f": allowed is {allowed}")
+
+
+def test_a_variable_that_is_not_json_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TICKPATH_CORES__FEED", "0-1")
+    (said,) = faults(write(tmp_path, ""))
+    assert said == "TICKPATH_CORES__FEED = '0-1': allowed is a list, each of it a whole number, written as JSON"
+
+
+HOSTS = ("admin.host", "links.tcp_host", "feed.host", "feed.line_b_host", "feed.snapshot_host", "exec.host")
+
+
+@pytest.mark.parametrize("key", HOSTS)
+@pytest.mark.parametrize("host", ["not an ip", "127.0.0.300", "1.2.3", "::g", "-x", "a..b", ""])
+def test_a_host_that_can_be_none_is_refused_with_its_key(tmp_path: Path, key: str, host: str) -> None:
+    section, _, name = key.partition(".")
+    path = write(tmp_path, f'[{section}]\n{name} = "{host}"\n')
+    assert faults(path) == [f"{path}: {key} = {host!r}: allowed is an IPv4 or IPv6 address, or a host name"]
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "239.1.2.3", "::1", "localhost", "sim", "tick_path-1.example.org", "3com"]
+)
+def test_a_host_may_be_an_address_or_a_name_that_only_its_user_can_resolve(tmp_path: Path, host: str) -> None:
+    assert load_config(write(tmp_path, f'[exec]\nhost = "{host}"\n')).exec.host == host

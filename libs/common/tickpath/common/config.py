@@ -7,13 +7,31 @@ or from a file that ``*_file`` names, never from the TOML.
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import tomllib
+from collections.abc import Iterator, Sequence
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    WithJsonSchema,
+)
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
 
 ENV_PREFIX: Final = "TICKPATH_"
 CONFIG_ENV: Final = "TICKPATH_CONFIG"
@@ -26,6 +44,22 @@ LINKS: Final = ("ticks", "signals", "orders", "reports")
 #: Keys that must not stand in the TOML.
 SECRETS: Final = (("admin", "token"), ("exec", "password"), ("redis", "password"))
 
+_LABEL: Final = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
+_HOST_NAME: Final = re.compile(rf"({_LABEL}\.)*(?!\d+$){_LABEL}", re.IGNORECASE)
+
+
+def _host(text: str) -> str:
+    """An address or a name in the right form; whether it exists is seen where it is used, maybe much later."""
+    try:
+        ip_address(text)
+    except ValueError:
+        if not _HOST_NAME.fullmatch(text):
+            raise
+    return text
+
+
+_HOST_WORDS: Final = "an IPv4 or IPv6 address, or a host name"
+Host = Annotated[str, AfterValidator(_host), WithJsonSchema({"type": "string", "description": _HOST_WORDS})]
 Port = Annotated[int, Field(ge=1, le=65535)]
 PowerOfTwo = Annotated[int, Field(ge=2, le=1 << 24)]
 Positive = Annotated[int, Field(ge=1)]
@@ -51,7 +85,7 @@ class _Section(BaseModel):
 class AdminConfig(_Section):
     """HTTP endpoints of the side processes."""
 
-    host: str = "127.0.0.1"
+    host: Host = "127.0.0.1"
     token: SecretStr | None = None
     token_file: Path | None = None
 
@@ -83,7 +117,7 @@ class LinksConfig(_Section):
     """How records move between stages."""
 
     lane: Lane = "zmq-ipc"
-    tcp_host: str = "127.0.0.1"
+    tcp_host: Host = "127.0.0.1"
     tcp_base_port: Port = 26410  # two ports per link, in the order of LINKS
     frame_records: Annotated[int, Field(ge=1, le=65536)] = 1024  # most records in one frame
     tick_ring: PowerOfTwo = 1 << 17  # ticks that feed can send again
@@ -130,16 +164,16 @@ class FeedConfig(_Section):
 
     http_port: Port = 8101
     source: Literal["itch", "text"] = "itch"  # MoldUDP64 with ITCH 5.0, or lines "symbol,price,size[,time]"
-    host: str = "127.0.0.1"  # unicast address to bind, or multicast group to join
+    host: Host = "127.0.0.1"  # unicast address to bind, or multicast group to join
     port: Port = 26400
     interface: str = "127.0.0.1"  # address of the interface on which a multicast group is joined
     line_b_port: Port | None = None  # the same packets once more, the first copy wins; None: there is one line
-    line_b_host: str = "127.0.0.1"
+    line_b_host: Host = "127.0.0.1"
     line_b_interface: str = "127.0.0.1"
     retransmission_port: Port | None = None  # UDP: answers MoldUDP64 requests for missing messages; None: nobody does
-    retransmission_host: str = "127.0.0.1"
+    retransmission_host: Host = "127.0.0.1"
     snapshot_port: Port | None = None  # TCP: gives whole books over SoupBinTCP (GLIMPSE); None: nobody does
-    snapshot_host: str = "127.0.0.1"
+    snapshot_host: Host = "127.0.0.1"
     snapshot_username: Annotated[str, Field(min_length=1, max_length=6)] = "TICKPT"
     window_datagrams: Annotated[int, Field(ge=16, le=65536)] = 4096  # packets that may wait behind a gap
     reorder_us: Annotated[int, Field(ge=0, le=1_000_000)] = 500  # a gap may close by itself for so long
@@ -165,20 +199,20 @@ class StrategyConfig(_Section):
     instruments: tuple[str, ...] = ()  # symbols; empty: all
 
 
+def _distinct(strategies: tuple[StrategyConfig, ...]) -> tuple[StrategyConfig, ...]:
+    ids = [strategy.id for strategy in strategies]
+    if len(set(ids)) != len(ids):
+        msg = f"strategies must have distinct ids, they are {ids}"
+        raise ValueError(msg)
+    return strategies
+
+
 class SignalsConfig(_Section):
     """Strategies."""
 
     http_port: Port = 8102
     series_capacity: PowerOfTwo = 1024
-    strategies: tuple[StrategyConfig, ...] = ()
-
-    @model_validator(mode="after")
-    def _distinct(self) -> SignalsConfig:
-        ids = [strategy.id for strategy in self.strategies]
-        if len(set(ids)) != len(ids):
-            msg = f"strategies must have distinct ids, they are {ids}"
-            raise ValueError(msg)
-        return self
+    strategies: Annotated[tuple[StrategyConfig, ...], AfterValidator(_distinct)] = ()
 
 
 class LimitsConfig(_Section):
@@ -213,7 +247,7 @@ class ExecConfig(_Section):
     """Orders out."""
 
     http_port: Port = 8104
-    host: str = "127.0.0.1"
+    host: Host = "127.0.0.1"
     port: Port = 26401
     username: Annotated[str, Field(min_length=1, max_length=6)] = "TICKPT"
     password: SecretStr | None = None
@@ -363,8 +397,11 @@ def load_config(path: Path | None = None, **overrides: Any) -> Config:
     config: Config | None = None
     try:
         config = FileConfig(**overrides)
+    except SettingsError:
+        faults += _not_json()
     except ValidationError as error:
-        faults += [_explain(item, file, content) for item in error.errors()]
+        # One line for each key, however many ways there are to write its value.
+        faults += dict.fromkeys(_explain(item, file) for item in error.errors())
     if config is not None:
         try:
             config.admin.bearer(), config.exec.secret(), config.redis.secret()
@@ -377,19 +414,79 @@ def load_config(path: Path | None = None, **overrides: Any) -> Config:
     return config
 
 
-def _explain(item: Any, file: Path, content: dict[str, Any]) -> str:
+def _explain(item: Any, file: Path) -> str:
     """One line for one fault: where, key, value, what is allowed."""
-    parts = [str(part) for part in item["loc"]]
+    node, parts = _find(item["loc"])
+    unknown = item["type"] == "extra_forbidden"
+    if unknown:
+        parts.append(str(item["loc"][-1]))
     key = ".".join(parts)
     variable = ENV_PREFIX + "__".join(parts[:2]).upper()
     where = variable if variable in os.environ else str(file)
-    if item["type"] == "extra_forbidden":
-        section: Any = Config
-        for part in parts[:-1]:
-            field = getattr(section, "model_fields", {}).get(part)
-            section = getattr(field, "annotation", None)
-        allowed = ", ".join(getattr(section, "model_fields", {}))
-        return f"{where}: {key}: there is no such key" + (f"; there are {allowed}" if allowed else "")
+    if unknown:
+        return f"{where}: {key}: there is no such key; there are {', '.join(node['properties'])}"
     if item["type"] == "missing":
         return f"{where}: {key}: must be set (it has no default on purpose)"
-    return f"{where}: {key} = {item['input']!r}: {item['msg']}"
+    allowed = _words(node)
+    if item["type"] == "value_error" and "description" not in node:
+        return f"{where}: {key}: {item['ctx']['error']}"
+    return f"{where}: {key} = {item['input']!r}: allowed is {allowed}"
+
+
+def _find(place: Sequence[str | int]) -> tuple[dict[str, Any], list[str]]:
+    """JSON schema of what is there, and its key: `place` as far as it exists."""
+    whole = node = Config.model_json_schema()
+    key: list[str] = []
+    for part in place:
+        inner = node.get("items") if isinstance(part, int) else node.get("properties", {}).get(part)
+        inner = inner or node.get("additionalProperties")
+        if not inner:
+            break  # a key that does not exist, or which of several ways to write the value was tried
+        node = whole["$defs"][inner["$ref"].rpartition("/")[2]] if "$ref" in inner else inner
+        key.append(str(part))
+    return node, key
+
+
+def _not_json() -> Iterator[str]:
+    """Variables of lists and sections whose text pydantic-settings cannot read."""
+    for name in sorted(os.environ):
+        if name.startswith(ENV_PREFIX):
+            node, key = _find(name.removeprefix(ENV_PREFIX).lower().split("__"))
+            if node.get("type") in ("array", "object") and key:
+                try:
+                    json.loads(os.environ[name])
+                except ValueError:
+                    yield f"{name} = {os.environ[name]!r}: allowed is {_words(node)}, written as JSON"
+
+
+def _words(schema: dict[str, Any]) -> str:
+    """What a JSON schema allows, for people."""
+    ways = [way for way in schema.get("anyOf", ()) if way["type"] != "null"]
+    if ways:
+        return " or ".join(map(_words, ways))
+    if "const" in schema or "enum" in schema:
+        return " or ".join(map(repr, schema.get("enum", [schema.get("const")])))
+    match schema["type"]:
+        case "object":
+            return "a section of keys and values"
+        case "array":
+            return f"a list, each of it {_words(schema['items'])}" if "$ref" not in schema["items"] else "a list"
+        case "boolean":
+            return "true or false"
+        case "integer" | "number" as kind:
+            return ("a whole number" if kind == "integer" else "a number") + _range(schema)
+    if "pattern" in schema:
+        return f"text of the form {schema['pattern']}"
+    if "maxLength" in schema:
+        return f"text of {schema['minLength']} to {schema['maxLength']} characters"
+    described: str = schema.get("description") or ("a path" if schema.get("format") == "path" else "text")
+    return described
+
+
+def _range(schema: dict[str, Any]) -> str:
+    least, most = schema.get("minimum"), schema.get("maximum")
+    if "exclusiveMinimum" in schema:
+        return f" above {schema['exclusiveMinimum']}" + (f", up to {most}" if most is not None else "")
+    if least is not None:
+        return f" from {least} to {most}" if most is not None else f" of at least {least}"
+    return ""
