@@ -19,11 +19,12 @@ from tickpath.cli.launcher import (
     Options,
     StopRequest,
     _free_ports,
+    _last_lines,
     _merge,
     _to_environment,
     place,
 )
-from tickpath.common.config import PROCESSES, load_config
+from tickpath.common.config import PROCESSES, ConfigError, load_config
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -96,7 +97,8 @@ def test_sections_reach_the_services_through_the_environment(monkeypatch: pytest
 def launcher(**options: object) -> Launcher:
     stop = StopRequest.__new__(StopRequest)  # without the signal handlers
     stop.asked = stop.signal = 0
-    return Launcher(Options("demo", ROOT / "tickpath.toml", **options), lambda _: None, stop)  # type: ignore[arg-type]
+    options = {"command": "demo", "config": ROOT / "tickpath.toml", **options}
+    return Launcher(Options(**options), lambda _: None, stop)  # type: ignore[arg-type]
 
 
 def test_a_port_in_use_is_named_with_its_key_and_the_way_out(root: Path) -> None:
@@ -109,6 +111,71 @@ def test_a_port_in_use_is_named_with_its_key_and_the_way_out(root: Path) -> None
             system.start()
     for part in ("signals.http_port", str(port), "--port-base", "TICKPATH_SIGNALS__HTTP_PORT"):
         assert part in str(error.value)
+
+
+@pytest.mark.parametrize("sections", [{"cores": {"feed": [4095]}}, {"links": {"io_cores": [0, 4095]}}])
+def test_a_core_that_is_not_there_is_refused_with_those_that_are(
+    root: Path, sections: dict[str, dict[str, list[int]]]
+) -> None:
+    ((section, wanted),) = sections.items()
+    ((key, cores),) = wanted.items()
+    with pytest.raises(LaunchError) as error, launcher(sections=sections) as system:
+        system.start()
+    there = ", ".join(map(str, sorted(os.sched_getaffinity(0))))
+    assert str(error.value) == f"{section}.{key} = {cores}: allowed are the cores that there are, {there}"
+    assert error.value.status == 2
+
+
+@pytest.mark.parametrize("port_base", [None, 0, 20000])
+@pytest.mark.parametrize("host", ["no.such.host.invalid", "192.0.2.1"])
+def test_a_host_that_cannot_be_bound_is_named_with_its_key(root: Path, host: str, port_base: int | None) -> None:
+    """Not as a port in use, and not as a traceback."""
+    sections = {"admin": {"host": host}}
+    with pytest.raises(LaunchError) as error, launcher(sections=sections, port_base=port_base) as system:
+        system.start()
+    assert str(error.value).startswith(f"admin.host = {host!r}: ")
+    assert "allowed is an address of this machine" in str(error.value)
+    assert error.value.status == 2
+
+
+def test_what_a_command_overrides_does_not_hide_a_mistake(root: Path, tmp_path: Path) -> None:
+    file = tmp_path / "tickpath.toml"
+    file.write_text((ROOT / "tickpath.toml").read_text().replace('host = "127.0.0.1"', 'host = "not an ip"'))
+    sections = {"exec": {"host": "127.0.0.1"}, "feed": {"host": "127.0.0.1"}, "admin": {"host": "127.0.0.1"}}
+    with pytest.raises(ConfigError) as error, launcher(sections=sections, config=file) as system:
+        system.start()
+    for key in ("admin.host", "feed.host", "exec.host"):
+        assert f"{key} = 'not an ip'" in str(error.value)
+
+
+def test_data_is_looked_at_before_ports_and_kernels(root: Path, tmp_path: Path) -> None:
+    """With a port base that is refused: the file is named all the same."""
+    missing = tmp_path / "missing.itch"
+    with pytest.raises(LaunchError, match=r"missing\.itch: there is no such file") as error:
+        launcher(data=(ROOT, missing), port_base=1).start()
+    assert error.value.status == 2
+
+
+LOGGED = '{"pid": 7, "module": "m", "event": "hot process started", "level": "info"}'
+FAILED = '{"status": 3, "restarts": 0, "event": "hot process cannot run", "level": "error"}'
+
+
+@pytest.mark.parametrize(
+    ("log", "shown"),
+    [
+        ([LOGGED, "signals: strategy dip (d.py, line 4): no", FAILED], "  signals: strategy dip (d.py, line 4): no"),
+        ([LOGGED, FAILED], "  hot process cannot run"),
+        ([LOGGED, '{"event": "ended", "level": "error", "exception": "a\\nb"}'], "  ended\n  a\n  b"),
+        ([LOGGED], f"  {LOGGED}"),
+        (["1", "2"], "  1\n  2"),
+        ([], ""),
+    ],
+)
+def test_of_a_log_people_see_what_went_wrong(tmp_path: Path, log: list[str], shown: str) -> None:
+    """Not the records around it."""
+    file = tmp_path / "signals.log"
+    file.write_text("".join(f"{line}\n" for line in log))
+    assert _last_lines(file) == shown
 
 
 def test_nothing_is_left_of_a_start_that_failed(root: Path) -> None:

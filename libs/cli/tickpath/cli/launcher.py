@@ -183,6 +183,8 @@ class Launcher:
 
     def start(self) -> None:
         """Start everything and wait until all are ready. Raises LaunchError, ConfigError, RunError, Interrupted."""
+        for path in self.options.data:
+            _check_file(path)
         self._prepare()
         try:
             ensure_warm(self.config, self._environment, self.say, lambda: self.stopping.asked > 0)
@@ -215,6 +217,7 @@ class Launcher:
             msg = f"run_dir {self.run_dir} is {too_long} bytes too long for sockets in it; choose a shorter one"
             raise LaunchError(msg, EXIT_INPUT)
         file = config_path(options.config)
+        load_config(file)  # as it stands: what the command overrides must not hide a mistake
         first = load_config(file, **options.sections)  # the sections of the command, before ours are added
         self.token = first.admin.bearer() or secrets.token_urlsafe(24)
         sections = _merge(options.sections, {"run_dir": str(self.run_dir)}, self._ports(first), self._cores(first))
@@ -246,6 +249,7 @@ class Launcher:
             msg = f"--port-base {base}: allowed are 1024 to {65534 - len(_PORTS)}, and 0 for any free ports"
             raise LaunchError(msg, EXIT_INPUT)
         host = config.admin.host
+        _check_host("admin.host", host)
         wanted = [*_PORTS, *([("feed", "line_b_port")] if config.feed.line_b_port is not None else [])]
         ports = [base + 1 + i for i in range(len(wanted))] if base else _free_ports(host, len(wanted))
         chosen: dict[str, Any] = {}
@@ -256,6 +260,11 @@ class Launcher:
     def _cores(self, config: Config) -> dict[str, Any]:
         """Placement, unless the configuration has one."""
         available = sorted(os.sched_getaffinity(0))
+        wanted = {f"cores.{name}": getattr(config.cores, name) for name in type(config.cores).model_fields}
+        for key, cores in {**wanted, "links.io_cores": config.links.io_cores}.items():
+            if not set(cores) <= set(available):
+                msg = f"{key} = {list(cores)}: allowed are the cores that there are, {', '.join(map(str, available))}"
+                raise LaunchError(msg, EXIT_INPUT)
         given = any(getattr(config.cores, name) for name in type(config.cores).model_fields)
         chosen = (
             {name: getattr(config.cores, name) for name in type(config.cores).model_fields}
@@ -281,6 +290,7 @@ class Launcher:
             port = getattr(getattr(config, section), key)
             if port is None:
                 continue
+            _check_host("admin.host" if key == "http_port" else f"{section}.{key.replace('port', 'host')}", host)
             with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, kind) as probe:
                 if kind == socket.SOCK_STREAM:
                     probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -506,6 +516,29 @@ def _identity(files: tuple[Path, ...]) -> str:
     return digest.hexdigest()[:16]
 
 
+def _check_file(path: Path) -> None:
+    """Raise LaunchError unless a data file is there: a mistake is told before anything is compiled."""
+    try:
+        if not path.is_dir():  # a recording
+            path.open("rb").close()
+    except FileNotFoundError:
+        msg = f"{path}: there is no such file; docs/data.md says what can be played"
+        raise LaunchError(msg, EXIT_INPUT) from None
+    except OSError as error:
+        msg = f"{path}: cannot be read: {error.strerror}"
+        raise LaunchError(msg, EXIT_INPUT) from None
+
+
+def _check_host(key: str, host: str) -> None:
+    """Raise LaunchError unless sockets of this machine can be bound to `host`."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((host, 0))
+        except OSError as error:
+            msg = f"{key} = {host!r}: {error.strerror}; allowed is an address of this machine, or a name of one"
+            raise LaunchError(msg, EXIT_INPUT) from None
+
+
 def _free_ports(host: str, n: int) -> list[int]:
     """Ports that nobody has at this moment, for TCP and for UDP."""
     held: list[socket.socket] = []
@@ -549,11 +582,23 @@ def _hot_state(run_dir: Path, name: str) -> str:
 
 
 def _last_lines(log: Path, most: int = 15) -> str:
+    """What a process that has ended says of it: its plain words, or else what it noted as an error."""
     try:
         lines = log.read_text("utf-8", errors="replace").splitlines()
     except OSError:
         return ""
-    return "\n".join(f"  {line}" for line in lines[-most:])
+    plain: list[str] = []
+    noted: list[str] = []
+    for line in lines:
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            entry = None
+        if not isinstance(entry, dict):
+            plain.append(line)
+        elif entry.get("level") in ("error", "critical"):
+            noted += [str(entry.get("event")), *str(entry.get("exception", "")).splitlines()]
+    return "\n".join(f"  {line}" for line in (plain or noted or lines)[-most:])
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:
