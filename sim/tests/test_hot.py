@@ -107,7 +107,7 @@ class Running:
             instruments=folder / "instruments.csv",
             feed=FeedConfig(**{**ports, **feed}),
             exec=base.exec.model_copy(update={"port": free_port(socket.SOCK_STREAM)}),
-            sim=base.sim.model_copy(update={"start": "command"}),
+            sim=base.sim.model_copy(update={"start": "command", "session": "TICKPATH01"}),
         )
         self.context: zmq.Context[Any] = zmq.Context()
         LiveSim.market = MemoryMarket()

@@ -196,6 +196,7 @@ def test_what_is_lost_on_two_lines_is_had_again(deployment: Deployment) -> None:
     line_b.settimeout(10)
     process = deployment.start(
         TICKPATH_FEED__LINE_B_PORT=str(line_b.getsockname()[1]),
+        TICKPATH_SIM__SESSION="TICKPATH01",
         TICKPATH_SIM__START="command",
         TICKPATH_SIM__LOOP="false",
         TICKPATH_SIM__FAULT_SEED="9",

@@ -304,6 +304,27 @@ def test_silence_makes_the_channel_stale_until_something_is_heard(make_rig: Any)
     assert not ticks[-1]["flags"] & TickFlag.SUSPECT
 
 
+@pytest.mark.parametrize("session", [SESSION, b"ANOTHER001"])
+def test_an_exchange_that_begins_anew_is_no_live_market(make_rig: Any, session: bytes) -> None:
+    """After a crash it counts from 1 again, under the old name or a new one: its packets keep nothing alive."""
+    rig = make_rig(stale_ms=100, retransmission_port=None, snapshot_port=None)
+    rig.play(BID, ASK, execute(2, 1))
+    rig.send(1, 3)
+    rig.run(4)
+    port = rig.config.feed.port
+    old = packet(1, BID, ASK)
+    late = now_ns() + 200_000_000
+    for k in range(3):
+        rig.exchange.lines.sendto(session + old[len(SESSION) :], (HOST, port))
+        rig.stage.run(now_ns() + 50_000_000)
+        rig.stage.tend(late + k)
+    assert rig.channel_state is ChannelState.STALE
+    assert (rig.ticks()[-2:]["flags"] & TickFlag.SUSPECT).all()
+    why = "below 4 come" if session == SESSION else "another session"
+    assert why in rig.stage.core.repair.trouble
+    assert rig.state.channel[Channel.EXPECTED_SEQ] == 4
+
+
 def test_kernel_stamps_and_drops_are_read(make_rig: Any) -> None:
     rig = make_rig(kernel_stamps=True, rcvbuf_bytes=65536)
     rig.play(*bids(5))

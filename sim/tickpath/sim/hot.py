@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import sys
+import time
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
@@ -34,6 +35,15 @@ from tickpath.sim.venue import Venue
 
 #: How often the pipeline is asked whether it has finished a step: at once, then more and more seldom.
 _ASK_NS, _ASK_SELDOM_NS = 20_000, 1_000_000
+
+
+def new_session() -> str:
+    """Name of a session that nobody has seen yet, ten characters.
+
+    An exchange that was killed has lost its books and orders: what comes then is another session, and whoever knows
+    the old one must not take its numbers for a continuation.
+    """
+    return f"T{time.time_ns() // 10_000_000 % 10**9:09d}"
 
 
 def make_tape(config: Config) -> Tape:
@@ -124,11 +134,12 @@ class Sim(Stage):
         write_text(page, "source", f"{tape.source}: {messages}, {len(tape.symbols)} symbols")
         faults = side["faults"] if side is not None else np.zeros(len(Fault), np.int64)
         options, feed = config.sim, config.feed
+        session = options.session or new_session()
         self.venue = Venue(
             exchange,
             symbols,
             listed,
-            session=options.session,
+            session=session,
             tick_to_order=self.hist[Histogram.TICK_TO_ORDER],
             clock_ns=int(tape.time_ns[0]) if len(tape) else 0,
         )
@@ -142,7 +153,7 @@ class Sim(Stage):
                 counters=self.counts,
                 late_hist=self.hist[Histogram.SEND_LATE],
                 faults=faults,
-                session=options.session,
+                session=session,
                 datagram_bytes=options.datagram_bytes,
                 speed=options.speed,
                 rate=options.rate,

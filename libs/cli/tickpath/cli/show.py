@@ -61,8 +61,13 @@ def show_status(system: System, *, as_json: bool) -> int:
                 table.add_row(name, "[red]not reachable[/red]", "", "", "", "", status["unreachable"])
                 continue
             process = status.get("process", {})
-            note = status.get("error") or status.get("notes") or ""
-            restarts = f"{status['restarts']} restarts; " if status.get("restarts") else ""
+            restarts = status.get("restarts")
+            notes = [
+                status.get("error") or status.get("notes"),
+                restarts and f"{restarts} restart{'s' * (restarts != 1)}",
+                *status.get("not_ready", ()),
+                *status.get("warnings", ()),
+            ]
             table.add_row(
                 name,
                 status.get("state", "") + (" (paused)" if status.get("paused") else ""),
@@ -70,7 +75,7 @@ def show_status(system: System, *, as_json: bool) -> int:
                 f"{status.get('uptime_s', 0):,.0f} s",
                 f"{process.get('rss_mb', 0):,.0f} MB",
                 str(process.get("gc_collections", "")),
-                restarts + note,
+                "; ".join(filter(None, notes)),
             )
         _print(f"system: {system.where}", table)
     return 1 if any("unreachable" in status for status in found.values()) else 0

@@ -6,16 +6,17 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, get_args
 
 from tickpath.cli import runs
+from tickpath.cli.control import ControlError, Endpoint
 from tickpath.cli.launcher import EXIT_FAULT, Interrupted, Launcher, LaunchError, Options, StopRequest
 from tickpath.cli.warm_up import WarmUpError, cache_root, ensure_warm
 from tickpath.common.config import Lane, load_config
 
-_CHECK_S: Final = 0.5
+_LOOK_S: Final = 1.0
 _DOWN_S: Final = 60.0
 
 
@@ -45,14 +46,45 @@ def run_up(
     try:
         with Launcher(options, say, stop) as system:
             system.start()
-            where = ", ".join(f"{name} {system.config.http_port(name)}" for name in reversed(system.names))
-            say(f"up on {system.run_dir}; endpoints on {system.config.admin.host}: {where}; Ctrl-C stops it")
+            host = system.config.admin.host
+            ports = {name: system.config.http_port(name) for name in reversed(system.names)}
+            where = ", ".join(f"{name} {port}" for name, port in ports.items())
+            say(f"up on {system.run_dir}; endpoints on {host}: {where}; Ctrl-C stops it")
+            watched = [Watched(Endpoint(host, port, name)) for name, port in ports.items()]
             while True:
-                stop.wait(_CHECK_S)
+                for one in watched:
+                    for news in one.look():
+                        say(news)
+                stop.wait(_LOOK_S)
                 system.check()
     except Interrupted:
         say("stopped")
     return 0 if stop.signal == signal.SIGTERM else stop.exit_status
+
+
+class Watched:
+    """What one service says of itself, for people: only what is new."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._said: tuple[str, ...] = ()
+        self._restarts = 0
+
+    def look(self) -> Iterator[str]:
+        """Sentences about what has changed since the last look; at first, about what is not as it should be."""
+        name = self._endpoint.name
+        try:
+            _, answer = self._endpoint.request("GET", "/readyz")
+        except ControlError as error:
+            answer = {"why": [str(error)]}
+        restarts = answer.get("restarts", self._restarts)
+        if restarts > self._restarts:
+            yield f"{name}: its hot process died and is started again ({restarts} so far)"
+        self._restarts = restarts
+        said = (*answer["why"], *answer.get("warnings", ()))
+        if said != self._said:
+            yield f"{name}: {'; '.join(said) or 'all is well again'}"
+        self._said = said
 
 
 def run_down(run_dir: Path | None, say: Callable[[str], None]) -> int:

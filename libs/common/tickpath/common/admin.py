@@ -119,7 +119,13 @@ def make_app(service: Service) -> FastAPI:
         faults = service.why_not_ready()
         if faults:
             response.status_code = status.HTTP_503_SERVICE_UNAVAILABLE
-        return {"service": service.name, "ready": not faults, "why": faults}
+        return {
+            "service": service.name,
+            "ready": not faults,
+            "why": faults,
+            "warnings": service.warnings(),
+            "restarts": service.restarts,
+        }
 
     @app.get("/status", tags=["health"])
     def get_status() -> dict[str, Any]:
@@ -130,6 +136,8 @@ def make_app(service: Service) -> FastAPI:
             "version": service.version,
             "restarts": service.restarts,
             "paused": bool(service.side["control"][Control.PAUSED]),
+            "not_ready": service.why_not_ready(),
+            "warnings": service.warnings(),
             **(hot_summary(page) if page is not None else {"state": "STARTING"}),
             **service.status(),
         }

@@ -278,7 +278,7 @@ class SimConfig(_Section):
     generate_seconds: Annotated[float, Field(gt=0, le=86_400)] = 60.0
     generate_rate: Annotated[float, Field(gt=0, le=5_000_000)] = 20_000.0
     start: Literal["login", "command"] = "login"
-    session: Annotated[str, Field(pattern=r"^[A-Z0-9]{1,10}$")] = "TICKPATH01"
+    session: Annotated[str, Field(pattern=r"^[A-Z0-9]{0,10}$")] = ""  # its name; "": a new one at each start
     datagram_bytes: Annotated[int, Field(ge=100, le=65507)] = 1400
     loop: bool = True  # begin the tape again, under new message numbers, when it is through
     cancel_on_disconnect: bool = False

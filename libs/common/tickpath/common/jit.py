@@ -107,7 +107,8 @@ def inlined(function: Callable[..., Any], **options: Any) -> Any:
 
     Nobody passes them around as values, so they need no wrapper for that (a tenth of the time of compiling).
     """
-    return numba.njit(nogil=True, no_cfunc_wrapper=True, **options)(function)
+    options = {"nogil": True, "no_cfunc_wrapper": True, **options}
+    return numba.njit(**options)(function)
 
 
 def direct(kernel: Any) -> Callable[..., Any]:

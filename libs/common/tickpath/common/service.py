@@ -82,6 +82,10 @@ class Service:
         """Reasons of this service not to be ready; empty when it is."""
         return []
 
+    def warnings(self) -> list[str]:
+        """What a person should know although the service is ready."""
+        return []
+
     async def background(self) -> None:
         """Runs beside HTTP until the service stops."""
 
@@ -146,8 +150,11 @@ class Service:
             print(f"{self.name}: {error}", file=sys.stderr)  # noqa: T201 - the user's mistake, said plainly
             return EXIT_USAGE
         if self.config.cores.side:
-            with contextlib.suppress(OSError):
+            try:
                 os.sched_setaffinity(0, self.config.cores.side)
+            except OSError as error:
+                there = sorted(os.sched_getaffinity(0))
+                self.log.warning("cores.side refused", cores=self.config.cores.side, why=error.strerror, there=there)
         try:
             with asyncio.Runner(loop_factory=_uvloop) as runner:
                 return runner.run(self._serve(listener))

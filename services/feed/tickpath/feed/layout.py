@@ -81,7 +81,7 @@ class ChannelState(IntEnum):
     WAITING = 0  # nothing has come yet
     LIVE = 1
     RECOVERING = 2  # messages are missing, or books are being taken
-    STALE = 3  # not even a heartbeat for `feed.stale_ms`
+    STALE = 3  # not even a heartbeat for `feed.stale_ms`, or only of another session or of numbers long gone
 
 
 class Suspect(IntEnum):
@@ -98,7 +98,7 @@ class Channel(IntEnum):
     EXPECTED_SEQ = 0  # next number wanted
     SESSION_LOW = 1  # first 8 bytes of the session's name, big-endian
     SESSION_HIGH = 2  # last 2 bytes
-    LAST_RECV_NS = 3  # of any datagram of the session
+    LAST_RECV_NS = 3  # of the last datagram of the session that reached to where we are
     SUSPECT = 4  # bits of `Suspect`: while there is one, every tick carries SUSPECT
     EVENT_CODE = 5  # of the last system event
     GAP_FROM_SEQ = 6  # the last gap, [from, to)

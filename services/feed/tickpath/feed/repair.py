@@ -55,6 +55,7 @@ class Repair:
         self._expected = 0  # what was wanted then
         self._asked_ns = 0
         self._suspect = 0  # as announced last
+        self._heard = (0, 0)  # duplicates, datagrams of other sessions: before the channel became stale
         self._n = len(state.marks)
         self._channel[Channel.CAN_REPAIR] = int(self._can_ask or self._has_snapshots)
         self._channel[Channel.ANNOUNCE_AT] = self._n
@@ -72,8 +73,19 @@ class Repair:
 
     @property
     def trouble(self) -> str:
-        """Why the last snapshot failed; empty without a failure."""
-        return self._snapshot.why
+        """Why the channel is stale, or the last snapshot failed; empty without such a thing."""
+        if not self._channel[Channel.SUSPECT] & Suspect.STALE:
+            return self._snapshot.why
+        old, foreign = (now - before for now, before in zip(self._strange(), self._heard, strict=True))
+        if foreign:
+            return "datagrams of another session come: the exchange has begun anew, and so must whoever trades there"
+        if old:
+            next_seq = int(self._channel[Channel.EXPECTED_SEQ])
+            return f"only messages below {next_seq} come, which were here: the exchange repeats itself or began anew"
+        return "nothing comes, not even a heartbeat"
+
+    def _strange(self) -> tuple[int, int]:
+        return int(self._counts[Count.MESSAGES_DUPLICATE]), int(self._counts[Count.DATAGRAMS_OTHER_SESSION])
 
     def turn(self, now: int) -> None:
         """Follow the state of the channel; sets ``channel[ACTION_NS]``, when to be called again at the latest."""
@@ -93,6 +105,8 @@ class Repair:
         heard = int(channel[Channel.LAST_RECV_NS])
         stale = heard > 0 and now - heard > self._options.stale_ms * 1_000_000
         self._set(Suspect.STALE, stale)
+        if not stale:
+            self._heard = self._strange()
         in_doubt = int(np.count_nonzero(self._state.suspect))
         self._counts[Count.SUSPECT_INSTRUMENTS] = in_doubt
         if (in_doubt or channel[Channel.SUSPECT] & Suspect.LOST) and not stale and heard:

@@ -103,6 +103,16 @@ class FeedService(Service):
             if rows[line][LineWord.DATAGRAMS] or rows[line][LineWord.RECEIVE_BUFFER_BYTES]
         }
 
+    def not_ready(self) -> list[str]:
+        """Whether the market is not heard any more; before it opens and after its end that is as it should be."""
+        page = self.page()
+        if page is None or "channel" not in page:
+            return []
+        channel = page["channel"]
+        if channel[Channel.STATE] != ChannelState.STALE or channel[Channel.CLOSED]:
+            return []
+        return [f"the market data channel is stale: {read_text(page, 'trouble')}"]
+
     def status(self) -> dict[str, Any]:
         """Channel, lines and instruments."""
         shown: dict[str, Any] = {"channel": self.channel(), "lines": self.lines(), "instruments": len(self.table)}

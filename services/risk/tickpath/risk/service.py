@@ -101,7 +101,7 @@ class RiskService(Service):
                 "version": self.sync.shared.version,
                 "lease_left_ms": round(self.sync.lease_left_ms, 1),
             },
-            "switches": {key: value for key, value in self.sync.states().items() if value["state"] != "ACTIVE"},
+            "switches": self._switches(),
             "positions_known": bool(
                 page is not None and page["core"][Core.READY] and not page["core"][Core.OVERFLOW]
             ),
@@ -120,8 +120,22 @@ class RiskService(Service):
         for symbol, figures in positions(page, self.names.table.symbols).items():
             held.add_metric([symbol], figures["position_lots"])
         yield held
+        tripped = GaugeMetricFamily("tickpath_risk_kill_switch", "1: tripped", labels=["scope", "state"])
+        for key, switch in self._switches().items():
+            tripped.add_metric([key, switch["state"]], 1)
+        yield tripped
         left = self.sync.lease_left_ms / 1000
         yield GaugeMetricFamily("tickpath_risk_lease_left_seconds", "control lease; below 0 nothing is opened", left)
+
+    def _switches(self) -> dict[str, Any]:
+        return {key: value for key, value in self.sync.states().items() if value["state"] != "ACTIVE"}
+
+    def warnings(self) -> list[str]:
+        """Kill switches that are tripped."""
+        return [
+            f"kill switch {key} is {switch['state']}" + (f": {switch['reason']}" if switch.get("reason") else "")
+            for key, switch in self._switches().items()
+        ]
 
     def not_ready(self) -> list[str]:
         """What keeps orders from being approved."""

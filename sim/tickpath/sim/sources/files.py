@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import re
 import zlib
+from collections.abc import Iterator, Sequence
 from enum import Enum, auto
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -12,13 +14,16 @@ from typing import BinaryIO, Final
 import numpy as np
 import zstandard
 
+from tickpath.common.protocols.itch50 import SIZES
+from tickpath.common.recording import is_recording
 from tickpath.sim.sources.tape import Bytes, DataFileError
 
 #: What data files may be, for complaints.
 ALLOWED: Final = (
     "allowed: NASDAQ TotalView-ITCH 5.0 (a big-endian u16 length before each message), pcap and pcapng captures of it"
     " in MoldUDP64, LOBSTER message files (TICKER_date_start_end_message_levels.csv), Databento market by order (DBN)"
-    " and trades or quotes as CSV (equity_SYMBOL_date_trade.csv), plain or compressed with zstd or gzip"
+    ", trades or quotes as CSV (equity_SYMBOL_date_trade.csv) and frames of crypto venues (.tsjson), each plain or"
+    " compressed with zstd or gzip; and folders that `tickpath record` has written"
 )
 
 
@@ -57,6 +62,23 @@ _TICK_ROWS: Final = {
 _ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 _CHUNK: Final = 1 << 20
+_HEAD_BYTES: Final = 4096  # tell what a file is
+_LENGTH_AND_TYPE_BYTES: Final = 3
+
+
+def check_files(files: Sequence[Path]) -> None:
+    """Look at their first bytes, without the readers, whose kernels may have to be compiled first.
+
+    Raises DataFileError when one is not there, cannot be read, or is none of the kinds of data that play.
+    """
+    for path in files:
+        if is_recording(path):
+            continue
+        with _opened(path) as file:
+            head = _not_empty(path, _head(file))
+        if not has_frames_name(path) and format_of(path, head) is Format.ITCH and (fault := not_itch(path, head)):
+            msg = f"{path}: {fault}"
+            raise DataFileError(msg)
 
 
 def read_data(path: Path) -> Bytes:
@@ -64,22 +86,29 @@ def read_data(path: Path) -> Bytes:
 
     Raises DataFileError when there is no such file, it is empty, cannot be read or is damaged as an archive.
     """
+    with _opened(path) as file:
+        magic = _magic(file)
+        if magic == _ZSTD_MAGIC:
+            data = _unzstd(file)
+        elif magic[:2] == _GZIP_MAGIC:
+            with gzip.open(file) as stream:
+                data = _read_all(stream)
+        else:
+            data = np.fromfile(file, np.uint8)
+    return _not_empty(path, data)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """A file for reading; what goes wrong with it inside becomes a DataFileError."""
     try:
         with path.open("rb") as file:
-            magic = file.read(4)
-            file.seek(0)
-            if magic == _ZSTD_MAGIC:
-                data = _unzstd(file)
-            elif magic[:2] == _GZIP_MAGIC:
-                with gzip.open(file) as stream:
-                    data = _read_all(stream)
-            else:
-                data = np.fromfile(file, np.uint8)
+            yield file
     except FileNotFoundError:
         msg = f"{path}: there is no such file; {ALLOWED}"
         raise DataFileError(msg) from None
     except IsADirectoryError:
-        msg = f"{path} is a directory; name the data files in it. {ALLOWED}"
+        msg = f"{path} is a directory and not a recording; name the data files in it. {ALLOWED}"
         raise DataFileError(msg) from None
     except (zstandard.ZstdError, zlib.error, gzip.BadGzipFile, EOFError) as error:
         msg = f"{path}: the compressed file is damaged or truncated ({error})"
@@ -87,10 +116,33 @@ def read_data(path: Path) -> Bytes:
     except OSError as error:
         msg = f"{path}: cannot be read: {error.strerror}"
         raise DataFileError(msg) from None
+
+
+def _magic(file: BinaryIO) -> bytes:
+    magic = file.read(4)
+    file.seek(0)
+    return magic
+
+
+def _not_empty(path: Path, data: Bytes) -> Bytes:
     if len(data) == 0:
         msg = f"{path}: the file is empty; {ALLOWED}"
         raise DataFileError(msg)
     return data
+
+
+def _head(file: BinaryIO) -> Bytes:
+    """The first bytes, decompressed."""
+    magic = _magic(file)
+    if magic == _ZSTD_MAGIC:
+        with zstandard.ZstdDecompressor().stream_reader(file, closefd=False) as stream:
+            data = stream.read(_HEAD_BYTES)
+    elif magic[:2] == _GZIP_MAGIC:
+        with gzip.open(file) as stream:
+            data = stream.read(_HEAD_BYTES)
+    else:
+        data = file.read(_HEAD_BYTES)
+    return np.frombuffer(data, np.uint8)
 
 
 def _read_all(stream: BinaryIO | gzip.GzipFile) -> Bytes:
@@ -120,7 +172,7 @@ def _unzstd(file: BinaryIO) -> Bytes:
 
 def format_of(path: Path, data: Bytes) -> Format:
     """The format of a file with the (decompressed) bytes `data`: by content where that is sure, else by name."""
-    name = path.name.lower().removesuffix(".zst").removesuffix(".gz")
+    name = _plain_name(path)
     if data[:4].tobytes() in _CAPTURE_MAGICS:
         return Format.CAPTURE
     if data[:3].tobytes() == b"DBN":
@@ -135,3 +187,28 @@ def format_of(path: Path, data: Bytes) -> Format:
         if re.fullmatch(shape, row):
             return kind
     return Format.LOBSTER
+
+
+def has_frames_name(path: Path) -> bool:
+    """Whether a file holds frames of a WebSocket, by its name."""
+    return _plain_name(path).endswith(".tsjson")
+
+
+def _plain_name(path: Path) -> str:
+    return path.name.lower().removesuffix(".zst").removesuffix(".gz")
+
+
+def not_itch(path: Path, data: Bytes) -> str:
+    """Why the (decompressed) data at `path` are no ITCH 5.0; empty when the first message has the size of its type.
+
+    ITCH is what is left when nothing else fits, so only for a file of that name it is said what ITCH would need.
+    """
+    if len(data) < _LENGTH_AND_TYPE_BYTES:
+        return "the file is truncated: it ends before its first message"
+    length, kind = int(data[0]) << 8 | int(data[1]), int(data[2])
+    if SIZES[kind] == length:
+        return ""
+    if not _plain_name(path).endswith(".itch"):
+        return f"this is none of the kinds of data that play; {ALLOWED}"
+    of_type = f"type {chr(kind)!r} has {SIZES[kind]} bytes" if SIZES[kind] else f"{chr(kind)!r} is no message type"
+    return f"this is not ITCH 5.0: the first message should have {length} bytes, and {of_type}; {ALLOWED}"

@@ -13,7 +13,7 @@ import numpy as np
 from tickpath.common.kernels.itch import count_frames
 from tickpath.common.protocols.itch50 import LAYOUTS, SIZES
 from tickpath.common.recording import is_recording
-from tickpath.sim.sources.files import ALLOWED, Format, format_of, read_data
+from tickpath.sim.sources.files import ALLOWED, Format, format_of, has_frames_name, not_itch, read_data
 from tickpath.sim.sources.kernels import index as kernels
 from tickpath.sim.sources.recording import has_frames, read_recording
 from tickpath.sim.sources.tape import Bytes, DataFileError, Ints, Tape, Terms
@@ -98,8 +98,8 @@ def _load(path: Path, number: int) -> _File:
 
 
 def _is_frames(path: Path) -> bool:
-    """Whether a file holds frames of a WebSocket, by its name; or a recording does."""
-    return has_frames(path) or path.name.lower().removesuffix(".zst").removesuffix(".gz").endswith(".tsjson")
+    """Whether frames of a WebSocket are in a file, by its name, or in a recording."""
+    return has_frames(path) or has_frames_name(path)
 
 
 def _encoded(path: Path, tape: Tape) -> _File:
@@ -117,7 +117,7 @@ def _check(path: Path, data: Bytes) -> int:
     kernels.measure(data, _SIZES, found)
     fault, byte, message, end = (int(value) for value in found)
     if fault != kernels.OK:
-        raise DataFileError(f"{path}: {_complaint(data, fault, byte, message)}")
+        raise DataFileError(f"{path}: {_complaint(path, data, fault, byte, message)}")
     return end
 
 
@@ -152,7 +152,7 @@ def _symbol(number: int) -> str:
     return int(number).to_bytes(8, "big", signed=True).decode("latin-1").rstrip(" ")
 
 
-def _complaint(data: Bytes, fault: int, byte: int, message: int) -> str:
+def _complaint(path: Path, data: Bytes, fault: int, byte: int, message: int) -> str:
     left = len(data) - byte - 2
     where = f"message {message + 1}, which begins at byte {byte}"
     if left < 0:
@@ -160,9 +160,7 @@ def _complaint(data: Bytes, fault: int, byte: int, message: int) -> str:
     length = int(data[byte]) << 8 | int(data[byte + 1])
     kind = chr(data[byte + 2]) if left else ""
     if fault == kernels.NOT_ITCH:
-        size = SIZES[ord(kind)] if kind else 0
-        of_type = f"type {kind!r} has {size} bytes" if size else f"{kind!r} is no message type"
-        return f"this is not ITCH 5.0: the first message should have {length} bytes, and {of_type}; {ALLOWED}"
+        return not_itch(path, data)
     if fault == kernels.TRUNCATED:
         return f"the file is truncated: {where}, should have {length} bytes, and {left} follow"
     allowed = SIZES[ord(kind)] if kind and length >= 11 else 11

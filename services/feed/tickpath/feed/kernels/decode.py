@@ -519,7 +519,6 @@ def _is_next(state, flat, at, length, recv_ns, line):
     elif channel[_LOW] != low or channel[_HIGH] != high:
         counters[_C_OTHER_SESSION] += 1
         return False
-    channel[_LAST_RECV] = recv_ns
     special = count in (0, _END_OF_SESSION)
     if special:
         counters[_C_HEARTBEATS if count == 0 else _C_END] += 1
@@ -528,6 +527,8 @@ def _is_next(state, flat, at, length, recv_ns, line):
     _follow_line(state, line, seq, after, recv_ns)
     expected = channel[_EXPECTED]
     channel[_KNOWN] = max(channel[_KNOWN], after)
+    if after >= expected:  # numbers from before where we are say nothing of the market as it is
+        channel[_LAST_RECV] = recv_ns
     if after <= expected:
         if count:
             _second(state, line, seq, count, recv_ns)
