@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -90,15 +91,25 @@ def test_a_run_in_which_everything_is_accounted_for_is_ok() -> None:
     assert find_problems(evidence) == []
     report = make_report(evidence)
     assert report["ok"] is True
-    assert report["orders"] == {"sent": 3, "acknowledged": 2, "filled": 1, "cancelled": 1, "rejected_by_venue": 1}
+    assert report["orders"] == {
+        "sent": 3,
+        "acknowledged": 2,
+        "filled": 1,
+        "cancelled": 1,
+        "rejected_by_venue": 1,
+        "fills": 2,
+        "filled_lots": 100,
+    }
     assert report["market_data"] == {"sent": 1000, "received": 1000, "lost": 0, "repaired": 0}
     assert (report["signals"], report["ticks"], report["duplicates"]) == (7, 400, 0)
+    assert (report["signals_new"], report["signals_cancel"]) == (6, 1)
 
 
 def test_the_report_has_exactly_the_keys_that_are_promised() -> None:
     assert list(make_report(good())) == [
-        "ok", "seconds", "source", "lane", "market_data", "ticks", "signals", "orders", "risk_rejects",
-        "positions_match", "duplicates", "tick_to_order_us", "digests", "hops_us", "processes",
+        "ok", "seconds", "source", "lane", "market_data", "ticks", "signals", "signals_new", "signals_cancel",
+        "orders", "risk_rejects", "positions_match", "duplicates", "tick_to_order_us", "digests", "hops_us",
+        "processes",
     ]  # fmt: skip
 
 
@@ -198,3 +209,57 @@ def test_people_see_the_same_figures_and_every_problem() -> None:
     assert "ORDER_RATE" in text
     assert "+100" in text
     assert f"not ok: {problems[0]}" in text
+
+
+def shown(evidence: Evidence, positions: dict[str, int], width: int = 120) -> dict[str, list[str]]:
+    """Rows of the report for people: label -> the other cells; what is no row of a table has none."""
+    out = io.StringIO()
+    print_report(make_report(evidence), find_problems(evidence), positions, Console(file=out, width=width))
+    rows = (re.split(r" {2,}", line.strip()) for line in out.getvalue().splitlines() if line.strip())
+    return {label: cells for label, *cells in rows}
+
+
+def test_what_becomes_of_signals_and_orders_adds_up_in_the_table() -> None:
+    rows = shown(good(), {"AAPL": 100})
+    counts = {label: int(cells[0].replace(",", "")) for label, cells in rows.items() if len(cells) == 2}
+    assert counts["signals: new orders"] == counts["refused by risk"] + counts["orders sent"]
+    assert counts["signals: cancels"] == 1
+    assert (counts["completely filled"], counts["fills"], counts["filled lots"]) == (1, 2, 100)
+    assert counts["orders sent"] == sum(
+        counts[end] for end in ("completely filled", "cancelled", "rejected by venue")
+    )
+
+
+@pytest.mark.parametrize(
+    ("count", "cells"),
+    [
+        (9, ["1.0", "–", "–", "–", "5.0"]),  # noqa: RUF001 - a dash
+        (10, ["1.0", "2.0", "–", "–", "5.0"]),  # noqa: RUF001
+        (411, ["1.0", "2.0", "3.0", "–", "5.0"]),  # noqa: RUF001
+        (1000, ["1.0", "2.0", "3.0", "4.0", "5.0"]),
+    ],
+)
+def test_a_quantile_that_has_too_few_orders_for_it_is_a_dash_and_a_number_in_the_json(
+    count: int, cells: list[str]
+) -> None:
+    evidence = replace(good(), tick_to_order_us={**good().tick_to_order_us, "count": count})
+    assert shown(evidence, {})["tick to order"] == [*cells, f"{count:,}"]
+    assert make_report(evidence)["tick_to_order_us"]["p99_9"] == 4.0
+
+
+def test_a_strategy_that_raised_is_named_with_its_instruments() -> None:
+    symbols = [f"SYM{i}" for i in range(7)]
+    evidence = replace(with_count("signals", "strategy_faults", 7), switched_off={"dip": symbols, "other": []})
+    (problem,) = find_problems(evidence)
+    assert problem == (
+        "signals: 7 times a strategy raised and was switched off for an instrument (strategy_faults):"
+        " dip on SYM0, SYM1, SYM2, SYM3, SYM4 and 2 more"
+    )
+
+
+@pytest.mark.parametrize(
+    ("n", "said"), [(0, "0 positions match"), (1, "1 position matches"), (2, "2 positions match")]
+)
+def test_one_position_is_not_several(n: int, said: str) -> None:
+    (line,) = (label for label in shown(good(), {f"S{i}": 1 for i in range(n)}) if label.startswith("ok:"))
+    assert line.endswith(said)

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tickpath.cli.machine import describe_machine, machine
-from tickpath.cli.watch import microseconds
+from tickpath.cli.watch import microseconds, quantile
 from tickpath.common.histogram import BUCKET_UPPER_NS, BUCKETS, COUNT, MAX, NEGATIVE, empty, summary_us
 from tickpath.common.pages import Hot, Page, PauseKind, read_pauses
 from tickpath.common.records import ExecEvent, format_cl_ord_id
@@ -355,9 +355,9 @@ def _tiles(runs: Sequence[Run]) -> Iterator[str]:
     slow = slowest(orders)
     hit, maybe = orders_hit(run, orders, run.pauses)
     tiles = [
-        ("tick to order, median", f"{_quantile(found, 'p50')} µs"),
-        ("99th percentile", f"{_quantile(found, 'p99')} µs"),
-        ("worst", f"{_quantile(found, 'max')} µs"),
+        ("tick to order, median", f"{quantile(found, 'p50')} µs"),
+        ("99th percentile", f"{quantile(found, 'p99')} µs"),
+        ("worst", f"{quantile(found, 'max')} µs"),
         ("orders", f"{len(orders):,}"),
         (f"surely hit by a pause, {int(maybe.sum()):,} more perhaps", f"{int(hit.sum()):,}"),
         ("of the slowest surely hit", f"{int((hit & slow).sum())} of {int(slow.sum())}"),
@@ -404,23 +404,17 @@ def _swatch(index: int) -> str:
     return f'<span class="swatch" style="background:{_COLOURS[index % len(_COLOURS)]}"></span>'
 
 
-#: Names as in `summary_us`, what people read, and how many values it takes for it to mean something.
-_QUANTILES: Final = {
-    "p50": ("p50", 1), "p90": ("p90", 10), "p99": ("p99", 100), "p99_9": ("p99.9", 1000), "max": ("max", 1),
-}  # fmt: skip
-
-
-def _quantile(found: Mapping[str, float], name: str) -> str:
-    return microseconds(found[name]) if found["count"] >= _QUANTILES[name][1] else _NONE
+#: Names as in `summary_us`, and what people read.
+_QUANTILES: Final = {"p50": "p50", "p90": "p90", "p99": "p99", "p99_9": "p99.9", "max": "max"}
 
 
 def _summary(curves: Sequence[tuple[str, Ints]]) -> str:
     """The figures below a chart, which are its legend too."""
-    heads = "".join(f"<th>{label} µs</th>" for label, _ in _QUANTILES.values())
+    heads = "".join(f"<th>{label} µs</th>" for label in _QUANTILES.values())
     lines = [f"<table><tr><th></th>{heads}<th>orders</th></tr>"]
     for index, (label, hist) in enumerate(curves):
         found = summary_us(hist)
-        cells = "".join(f"<td>{_quantile(found, name)}</td>" for name in _QUANTILES)
+        cells = "".join(f"<td>{quantile(found, name)}</td>" for name in _QUANTILES)
         backwards = f"; {int(hist[NEGATIVE])} below 0" if hist[NEGATIVE] else ""
         lines.append(f"<tr><td>{_swatch(index)}{_e(label)}{backwards}</td>{cells}<td>{found['count']:,.0f}</td></tr>")
     return "\n".join([*lines, "</table>"])
@@ -435,7 +429,7 @@ def _hop_table(runs: Sequence[Run], names: Sequence[str]) -> str:
         cells = []
         for name in names:
             found = summary_us(run.hops.get(name, empty(1)[0]))
-            cells += [f"<td>{_quantile(found, 'p50')}</td><td>{_quantile(found, 'p99')}</td>"]
+            cells += [f"<td>{quantile(found, 'p50')}</td><td>{quantile(found, 'p99')}</td>"]
         lines.append(f"<tr><td>{_swatch(index)}{_e(run.label)}</td>{''.join(cells)}</tr>")
     return "\n".join([*lines, "</table>"])
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from tickpath.cli.watch import microseconds
+from tickpath.cli.watch import counted, quantile
 from tickpath.common.records import FIRST_TERMINAL_STATE, ExecEvent, OrderState
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ ALARMS: Final[dict[str, dict[str, str]]] = {
     "signals": {
         "ticks_lost": "ticks never reached the strategies",
         "frames_bad": "frames were not understood",
-        "strategy_faults": "strategies raised and were switched off for an instrument",
+        "strategy_faults": "times a strategy raised and was switched off for an instrument",
         "orders_untracked": "open orders found no room in the strategies' memory",
         "intents_invalid": "orders of strategies had an impossible price, quantity, side or time in force",
     },
@@ -86,6 +86,7 @@ class Evidence:
     faults: tuple[str, ...] = ()  # what went wrong with the run itself, in words
     lane: str = "zmq-ipc"
     digests: Mapping[str, str] = field(default_factory=dict)  # of the streams of signals and orders
+    switched_off: Mapping[str, Sequence[str]] = field(default_factory=dict)  # strategies that raised -> symbols
 
     def count(self, service: str, counter: str) -> int:
         """A counter; 0 when the service or the counter is missing, which is a fault of its own."""
@@ -152,13 +153,17 @@ def make_report(evidence: Evidence) -> dict[str, Any]:
             "repaired": evidence.count("feed", "messages_repaired"),
         },
         "ticks": evidence.count("feed", "ticks"),
-        "signals": _signals(evidence),
+        "signals": evidence.count("signals", "signals_new") + evidence.count("signals", "signals_cancel"),
+        "signals_new": evidence.count("signals", "signals_new"),
+        "signals_cancel": evidence.count("signals", "signals_cancel"),
         "orders": {
             "sent": orders.sent,
             "acknowledged": orders.acknowledged,
             "filled": orders.filled,
             "cancelled": orders.cancelled,
             "rejected_by_venue": orders.rejected,
+            "fills": orders.fills,
+            "filled_lots": orders.filled_lots,
         },
         "risk_rejects": dict(sorted(evidence.risk_reasons.items())),
         "positions_match": _positions_match(evidence),
@@ -173,10 +178,6 @@ def make_report(evidence: Evidence) -> dict[str, Any]:
 def find_problems(evidence: Evidence) -> list[str]:
     """Everything that keeps the run from being ok, one line each; empty when nothing does."""
     return list(_problems(evidence))
-
-
-def _signals(evidence: Evidence) -> int:
-    return evidence.count("signals", "signals_new") + evidence.count("signals", "signals_cancel")
 
 
 def _duplicates(evidence: Evidence, orders: _Orders) -> int:
@@ -198,7 +199,8 @@ def _problems(evidence: Evidence) -> Iterator[str]:
     for service, alarms in ALARMS.items():
         for counter, meaning in alarms.items():
             if n := evidence.count(service, counter):
-                yield f"{service}: {n} {meaning} ({counter})"
+                which = _who_raised(evidence) if counter == "strategy_faults" else ""
+                yield f"{service}: {n} {meaning} ({counter}){which}"
     for counter, meaning in RISK_ALARMS.items():
         if n := evidence.risk_core.get(counter, 0):
             yield f"risk: {n} {meaning} ({counter})"
@@ -266,6 +268,17 @@ def _order_problems(evidence: Evidence, orders: _Orders) -> Iterator[str]:
             yield f"orders: {what}: {ours} in the journal, {theirs} at the exchange"
 
 
+def _who_raised(evidence: Evidence) -> str:
+    """Strategies and instruments, as an addition to a sentence."""
+    shown = [f"{name} on {_few(symbols)}" for name, symbols in evidence.switched_off.items() if symbols]
+    return f": {'; '.join(shown)}" if shown else ""
+
+
+def _few(words: Sequence[str], most: int = 5) -> str:
+    more = f" and {len(words) - most} more" if len(words) > most else ""
+    return ", ".join(words[:most]) + more
+
+
 def _explain_positions(evidence: Evidence) -> str:
     missing = [name for name in ("risk", "journal", "exchange") if name not in evidence.positions]
     if missing:
@@ -303,13 +316,16 @@ def print_report(
         "received": data["received"],
         "lost": data["lost"],
         "ticks": report["ticks"],
-        "signals": report["signals"],
+        "signals: new orders": report["signals_new"],
+        "signals: cancels": report["signals_cancel"],
         "refused by risk": sum(report["risk_rejects"].values()),
         "orders sent": orders["sent"],
         "acknowledged": orders["acknowledged"],
-        "filled": orders["filled"],
+        "completely filled": orders["filled"],
         "cancelled": orders["cancelled"],
         "rejected by venue": orders["rejected_by_venue"],
+        "fills": orders["fills"],
+        "filled lots": orders["filled_lots"],
         "duplicates": report["duplicates"],
     }
     show(
@@ -327,7 +343,7 @@ def print_report(
         [
             (
                 name.replace("_to_", " → "),
-                *(microseconds(found[q]) for q in ("p50", "p90", "p99", "p99_9", "max")),
+                *(quantile(found, q) for q in ("p50", "p90", "p99", "p99_9", "max")),
                 f"{found['count']:,.0f}",
             )
             for name, found in hops.items()
@@ -361,5 +377,6 @@ def print_report(
     for problem in problems:
         console.print(Text.assemble(("not ok: ", "red"), problem), soft_wrap=True)
     if report["ok"]:
-        said = f"nothing lost, nothing doubled, every signal and order has its end; {len(positions)} positions match"
+        agree = f"{counted(len(positions), 'position')} {'matches' if len(positions) == 1 else 'match'}"
+        said = f"nothing lost, nothing doubled, every signal and order has its end; {agree}"
         console.print(Text.assemble(("ok: ", "green"), said), soft_wrap=True)

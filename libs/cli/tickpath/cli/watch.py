@@ -234,7 +234,7 @@ class View:
             if found is not None:
                 label = name.replace("_to_", " → ").replace("_", " ")
                 style = "bold" if (service, name) == HOPS[0] else None
-                table.add_row(label, *(microseconds(found[q]) for q in ("p50", "p99", "max")), style=style)
+                table.add_row(label, *(quantile(found, q) for q in ("p50", "p99", "max")), style=style)
         return table
 
     def _orders(self) -> Table:
@@ -325,13 +325,27 @@ def microseconds(value: float) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:.1f}"
 
 
+#: Of `summary_us`: how many values it takes for each to mean something.
+VALUES_NEEDED: Final = {"p50": 1, "p90": 10, "p99": 100, "p99_9": 1000, "max": 1}
+
+
+def quantile(found: Mapping[str, float], name: str) -> str:
+    """A quantile of `summary_us` in microseconds; a dash where there are too few values for it."""
+    return microseconds(found[name]) if found["count"] >= VALUES_NEEDED[name] else "–"  # noqa: RUF001 - a dash
+
+
+def counted(n: int, noun: str) -> str:
+    """A number of things: 1 position, 2 positions."""
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+
+
 def line(sample: Sample) -> str:
     """One line of progress, for output that is not a terminal."""
     found = [f"{label} {sum(sample.count(s, c) for c in counters):,}" for label, s, counters in RATES]
     summary = sample.services["sim"].hist.get("tick_to_order") if "sim" in sample.services else None
     if summary is not None:
         quantiles = summary_us(summary)
-        found.append(f"tick to order p50 {quantiles['p50']:,.1f} µs, p99 {quantiles['p99']:,.1f} µs")
+        found.append(f"tick to order p50 {quantile(quantiles, 'p50')} µs, p99 {quantile(quantiles, 'p99')} µs")
     return ", ".join(found)
 
 
