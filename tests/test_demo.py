@@ -260,6 +260,7 @@ def test_a_system_is_controlled_from_another_command_and_stopped_by_down() -> No
 
         status, found, err = ask(run_dir, "kill", "trip", "--reason", "drill")
         assert (status, found["state"]) == (0, "HALTED"), err
+        system.wait_for("risk: kill switch GLOBAL is HALTED: drill")
         _, found, _ = ask(run_dir, "kill", "list")
         assert found["states"]["GLOBAL"]["reason"] == "drill"
         assert ask(run_dir, "kill", "rearm")[1]["state"] == "ACTIVE"
@@ -268,6 +269,14 @@ def test_a_system_is_controlled_from_another_command_and_stopped_by_down() -> No
             status, found, err = ask(run_dir, "kill", "trip", *arguments)
             assert (status, found) == (1, None)
             assert said in err
+
+        # The exchange dies and comes back with another session: nothing of that may look as if all were well.
+        os.kill(ask(run_dir, "status")[1]["sim"]["pid"], signal.SIGKILL)
+        system.wait_for("sim: its hot process died and is started again (1 so far)")
+        system.wait_for("feed: the market data channel is stale: datagrams of another session come")
+        found = ask(run_dir, "status")[1]
+        assert "another session" in found["feed"]["not_ready"][0]
+        assert found["sim"]["restarts"] == 1
 
         status, _, err, _ = run("down", "--run-dir", run_dir)
         assert status == 0, err
