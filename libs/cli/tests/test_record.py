@@ -9,6 +9,7 @@ import os
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -28,7 +29,7 @@ from hypothesis import strategies as st
 from services.exec.tests.conftest import Desk, accepted, cancel_order, executed, new_order
 from tickpath.cli.control import ControlError, System
 from tickpath.cli.export import orders_of, run_export
-from tickpath.cli.record import run_record
+from tickpath.cli.record import find_sources, run_record
 from tickpath.cli.tap import Place, Source, decode, line_of
 from tickpath.common.config import load_config
 from tickpath.common.instruments import make_table, rows_of, save_instruments
@@ -292,11 +293,11 @@ def run_dir() -> Iterator[Path]:
 class Recorder:
     """The command, recording what a test shows."""
 
-    def __init__(self, run_dir: Path, *arguments: str) -> None:
+    def __init__(self, run_dir: Path, *arguments: str, port: str = "9") -> None:
         command = [sys.executable, "-m", "tickpath.cli", "record", "--config", str(ROOT / "tickpath.toml")]
         self.process = subprocess.Popen(
             [*command, "--run-dir", str(run_dir), *arguments],
-            env={**os.environ, "TICKPATH_EXEC__HTTP_PORT": "9", "NO_COLOR": "1"},  # nobody is there
+            env={**os.environ, "TICKPATH_EXEC__HTTP_PORT": port, "NO_COLOR": "1"},  # port 9: nobody is there
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
 
@@ -358,10 +359,72 @@ def test_a_recorder_that_is_told_to_stop_finishes_its_segments(run_dir: Path, tm
         said, complaints = recorder.process.communicate(timeout=60)
     assert recorder.process.returncode == 0, complaints
     report = json.loads(said)["streams"]
-    assert report["signals"] | {"bytes": 0} == {"records": 16, "missed": 0, "segments": 1, "bytes": 0}
+    expected = {"records": 16, "first_seq": 25, "missed": 0, "segments": 1, "bytes": 0}
+    assert report["signals"] | {"bytes": 0} == expected
     assert same(Recording(out).records("signals"), shown[-16:])
     assert next(Recording(out).blocks("signals")).first_seq == 25
     tap.close()
+
+
+def test_what_goes_before_the_first_reading_is_not_missed(run_dir: Path) -> None:
+    """A full ring loses its oldest with every new one: a recorder begins behind those. What goes later is a gap."""
+    tap = Tap(load_config(ROOT / "tickpath.toml", run_dir=run_dir, taps={"records": 16}), "signals", 3)
+    shown = some("signals", 1, 100)
+    tap.put(shown[:40])
+    source = Source(place_of(run_dir), "signals", from_oldest=True)
+    tap.put(shown[40:45])
+    records, missed = source.read()
+    assert (source.next_seq - len(records), missed, source.missed) == (30, 0, 0)
+    tap.put(shown[45:66])
+    records, missed = source.read()
+    assert (source.next_seq - len(records), missed, source.missed) == (51, 5, 5)
+    tap.close()
+
+
+def test_a_recording_that_begins_late_says_with_which_record(run_dir: Path, tmp_path: Path) -> None:
+    """And so does its export; nothing of it is called missed."""
+    tap = Tap(load_config(ROOT / "tickpath.toml", run_dir=run_dir, taps={"records": 16}), "signals", 3)
+    tap.put(some("signals", 1, 40))
+    out = tmp_path / "recording"
+    with Recorder(run_dir, "--out", str(out)) as recorder:
+        recorder.wait_until_it_records()
+        recorder.process.send_signal(signal.SIGINT)
+        _, complaints = recorder.process.communicate(timeout=60)
+    assert recorder.process.returncode == 0, complaints
+    assert "signals: 16 records from number 25 on, the oldest that was still kept" in complaints
+    (said,) = (line for line in exported(out, None, tmp_path / "out") if "signals" in line)
+    assert "16 signals from number 25 on" in said
+    assert "missed" not in said
+    tap.close()
+
+
+def test_what_is_not_recorded_is_one_short_line_each(run_dir: Path, tmp_path: Path) -> None:
+    tap = Tap(load_config(ROOT / "tickpath.toml", run_dir=run_dir), "ticks", 3)
+    said: list[str] = []
+    found = find_sources(place_of(run_dir), [], said.append)
+    assert [source.stream for source in found] == ["ticks", "reports"]
+    assert said == [
+        "not recorded: signals, orders; a system shows them that is started with TICKPATH_TAPS__ENABLED=true",
+        "not recorded: datagrams; a system shows them that is started with TICKPATH_TAPS__CAPTURE=true",
+    ]
+    tap.close()
+
+
+def test_ctrl_c_before_the_recording_has_begun_is_said(run_dir: Path, tmp_path: Path) -> None:
+    """While the command looks for the system it waits for exec's endpoint, which says nothing here."""
+    out = tmp_path / "recording"
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = str(silent.getsockname()[1])
+        with Recorder(run_dir, "--out", str(out), port=port) as recorder:
+            silent.settimeout(60)
+            asked, _ = silent.accept()
+            recorder.process.send_signal(signal.SIGINT)
+            said, complaints = recorder.process.communicate(timeout=60)
+            asked.close()
+    assert recorder.process.returncode == 130
+    assert said == ""
+    assert complaints == "tickpath: stopped before the recording began: nothing was recorded\n"
+    assert not out.exists()
 
 
 MISTAKES = {
@@ -416,6 +479,24 @@ def test_a_decoded_record_has_decimals_and_names(stream: str) -> None:
             assert len(found["price"].partition(".")[2]) == {"AAPL": 4, "BTC": 2}[symbol]
             assert found["side"] == Side(int(record["side"])).name
         assert symbol in line_of(stream, 5, found)
+
+
+@pytest.mark.parametrize(("side", "shown"), [(int(Side.SELL), "CANCEL SELL"), (0, "CANCEL")])
+def test_the_line_of_a_cancel_has_what_a_cancel_has(side: int, shown: str) -> None:
+    """A signal takes back all open orders of a side, or of both; an order to cancel names the one that it means."""
+    signal_, order = some("signals", 1, 1)[0], some("orders", 1, 1)[0]
+    for record in (signal_, order):
+        record["action"], record["side"], record["tif"] = Action.CANCEL, side, Tif.DAY
+        record["price_ticks"], record["qty_lots"] = 0, 0
+    line = line_of("signals", 1, decode("signals", signal_, TABLE))
+    assert shown in line
+    for part in ("SELL", "0") if side == 0 else ():
+        assert f" {part} " not in line
+    assert "DAY" not in line
+    assert "@" not in line
+    line = line_of("orders", 1, decode("orders", order, TABLE))
+    assert format_cl_ord_id(int(order["cl_ord_id"])).decode() in line
+    assert "DAY" not in line
 
 
 # ---- playing it back
@@ -615,7 +696,11 @@ def test_what_cannot_be_exported_is_said(tmp_path: Path) -> None:
     ):
         with pytest.raises(ControlError, match=said):
             exported(source, None, tmp_path / "out", kind)
-    assert not list((tmp_path / "out").iterdir())
+    with pytest.raises(ControlError, match="no journal"):
+        exported(None, tmp_path / "nothing", tmp_path / "out")
+    with pytest.raises(ControlError, match="has no frames"):
+        exported(tmp_path / "recording", None, tmp_path / "out", "tsjson")
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_dtypes_of_all_streams_have_a_time() -> None:

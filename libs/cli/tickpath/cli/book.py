@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 from tickpath.cli.control import ControlError, Endpoint, System
+from tickpath.cli.tap import Place, unknown_symbol
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -22,12 +23,22 @@ _BAR: Final = 24  # characters of the longest bar
 _FILLED: Final = "━"
 
 
+class _UnknownSymbolError(ControlError):
+    """Feed has no such instrument."""
+
+
 def show_book(system: System, symbol: str, *, levels: int, once: bool, as_json: bool) -> int:
-    """Print the ladder once, or live on a terminal until Ctrl-C; with `as_json` one line per look."""
+    """Print the ladder once, or live on a terminal; with `as_json` one line per look.
+
+    Raises KeyboardInterrupt, ControlError, and InputError when there is no such instrument.
+    """
     feed = system["feed"]
-    book = _ask(feed, symbol, levels)
+    try:
+        book = _ask(feed, symbol, levels)
+    except _UnknownSymbolError:
+        raise unknown_symbol(symbol, Place(system).table) from None
     if as_json:
-        with contextlib.suppress(KeyboardInterrupt, BrokenPipeError):
+        with contextlib.suppress(BrokenPipeError):
             while True:
                 sys.stdout.write(json.dumps(book) + "\n")
                 sys.stdout.flush()
@@ -44,10 +55,7 @@ def show_book(system: System, symbol: str, *, levels: int, once: bool, as_json: 
         return 0
     from rich.live import Live  # noqa: PLC0415
 
-    with (
-        Live(ladder(book, levels), console=console, auto_refresh=False) as live,
-        contextlib.suppress(KeyboardInterrupt),
-    ):
+    with Live(ladder(book, levels), console=console, auto_refresh=False) as live:
         while True:
             time.sleep(_EVERY_S)
             live.update(ladder(_ask(feed, symbol, levels), levels), refresh=True)
@@ -55,13 +63,16 @@ def show_book(system: System, symbol: str, *, levels: int, once: bool, as_json: 
 
 
 def _ask(feed: Endpoint, symbol: str, levels: int) -> dict[str, Any]:
-    """The book; asked for again while feed is too busy to show it. Raises ControlError."""
+    """The book; asked for again while feed is too busy to show it. Raises ControlError, _UnknownSymbolError."""
     path = f"/book/{quote(symbol, safe='')}?levels={levels}"
     status, book = feed.request("GET", path)
     for _ in range(_TRIES):
         if status != http.HTTPStatus.SERVICE_UNAVAILABLE:
             break
         status, book = feed.request("GET", path)
+    if status == http.HTTPStatus.NOT_FOUND:
+        msg = f"feed has no instrument {symbol!r}"
+        raise _UnknownSymbolError(msg)
     if status != http.HTTPStatus.OK:
         book = feed.ask("GET", path)  # which says what is wrong, unless it is not any more
     if not {"symbol", "bids", "asks"} <= book.keys():

@@ -209,14 +209,19 @@ def run_export(
     config: Path | None,
     say: Callable[[str], None],
 ) -> int:
-    """Write one file per stream into `out`. Raises ControlError, InputError."""
+    """Write one file per stream into `out`, which is made when there is something to put in.
+
+    The instruments of a journal are those of `instruments`, of the table beside the journal, or of the configuration.
+    Raises ControlError, InputError.
+    """
     if file_format not in FORMATS:
         msg = f"--format {file_format}: allowed are {', '.join(FORMATS)}"
         raise InputError(msg)
     try:
-        out.mkdir(parents=True, exist_ok=True)
         if journal is not None:
-            table = load_instruments(instruments or load_config(config).instruments)
+            beside = journal.parent / "instruments.csv"
+            instruments = instruments or (beside if beside.is_file() else load_config(config).instruments)
+            table = load_instruments(instruments)
             if file_format not in _SINKS:
                 msg = f"--format {file_format}: a journal has reports and orders only"
                 raise InputError(msg)
@@ -238,19 +243,24 @@ def _export_recording(recording: Recording, out: Path, file_format: str, say: Ca
     if not streams:
         msg = f"{recording.path} has {' and '.join(recording.streams)} only; --format pcap or tsjson writes those"
         raise InputError(msg)
+    out.mkdir(parents=True, exist_ok=True)
     for stream in streams:
         segments = recording.segments(stream)
         about = {
             "tickpath": str(segments[0].header["tickpath"]),
             "stream": stream,
+            "first_seq": str(segments[0].first_seq),
             "missed": str(recording.missed(stream)),
             "gaps": json.dumps([gap for segment in segments for gap in segment.gaps]),
             "instruments": json.dumps(segments[0].header["instruments"]),
         }
         path = out / f"{stream}.{file_format}"
         written = _write(path, file_format, about, Table(stream, segments[0].instruments()), _of(recording, stream))
-        missed = recording.missed(stream)
-        say(f"{path}: {written:,} {stream}" + (f"; {missed:,} were missed by the recorder" if missed else ""))
+        first, missed = segments[0].first_seq, recording.missed(stream)
+        said = f"{path}: {written:,} {stream}"
+        if first > 1:
+            said += f" from number {first:,} on, the oldest that was kept when the recording began"
+        say(said + (f"; {missed:,} were missed by the recorder" if missed else ""))
         for segment in segments:
             if not segment.is_complete:
                 say(f"{segment.path} was not finished: it was read up to its last whole block")
@@ -269,6 +279,7 @@ def _export_journal(
     journal: Path, table: InstrumentTable, out: Path, file_format: str, say: Callable[[str], None]
 ) -> int:
     reports = read_journal(journal)
+    out.mkdir(parents=True, exist_ok=True)
     about = {"stream": "reports", "missed": "0", "instruments": json.dumps(rows_of(table))}
     path = out / f"reports.{file_format}"
     written = _write(path, file_format, about, Table("reports", table), [(reports, reports["seq"], None)])
@@ -329,6 +340,7 @@ def _joined(kept: list[Batch]) -> Batch:
 def _export_capture(recording: Recording, out: Path, say: Callable[[str], None]) -> int:
     path = out / "datagrams.pcap"
     offset_ns = recording.segments("datagrams")[0].unix_offset_ns
+    out.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
         for piece in as_capture(recording.messages(), offset_ns, FeedConfig().port):
             file.write(piece)
@@ -338,6 +350,8 @@ def _export_capture(recording: Recording, out: Path, say: Callable[[str], None])
 
 def _export_frames(recording: Recording, out: Path, say: Callable[[str], None]) -> int:
     path = out / "frames.tsjson"
+    recording.segments("frames")
+    out.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
         for line in as_lines(recording):
             file.write(line)

@@ -74,8 +74,9 @@ ReasonOption = Annotated[str, typer.Option("--reason", help="Why, for the record
 
 
 def say(text: str) -> None:
-    """One line for people, on stderr: stdout belongs to results."""
-    sys.stderr.write(f"tickpath: {text}\n")
+    """For people, on stderr: stdout belongs to results. Lines after the first are indented under it."""
+    head = "tickpath: "
+    sys.stderr.write(head + text.replace("\n", "\n" + " " * len(head)) + "\n")
     sys.stderr.flush()
 
 
@@ -83,6 +84,23 @@ def fail(text: object, status: int = _INPUT) -> NoReturn:
     """Say what is wrong and exit."""
     say(str(text))
     raise typer.Exit(status)
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        sys.stdout.write(f"tickpath {version('tickpath-cli')}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def _before_a_command(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Say which version this is.")
+    ] = False,
+) -> None:
+    del version  # its callback has said it
 
 
 def _speed(text: str) -> float | str:
@@ -178,6 +196,13 @@ def demo(
     live = _live(feed, symbols, feed_url)
     if live and (data or rate or speed != "1"):
         fail("--feed is a live market: --data, --speed and --rate are for recorded ones")
+    if keep is not None:
+        try:
+            keep.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            fail(f"--keep {keep}: cannot be made: {error.strerror}; allowed is a folder, which may be new")
+        if not os.access(keep, os.W_OK):
+            fail(f"--keep {keep}: cannot be written to")
     options = DemoOptions(
         seconds, tuple(data or ()), pace, rate, seed, as_json, config, port_base, keep, _lane(lane), html, live, loss
     )
@@ -191,11 +216,14 @@ def replay(
     ],
     as_json: JsonOption = False,
     config: ConfigOption = None,
+    keep: Annotated[
+        Path | None, typer.Option("--keep", help="Leave journal and instrument table there: a new or empty folder.")
+    ] = None,
 ) -> None:
     """Run recorded data through the whole chain at full speed: report, P&L, digests of the decisions."""
     from tickpath.cli.replay import run_replay
 
-    _guarded(lambda: run_replay(config, files, say, as_json=as_json))
+    _guarded(lambda: run_replay(config, files, say, as_json=as_json, keep=keep))
 
 
 @app.command()
@@ -320,15 +348,21 @@ def record(
     run_dir: RunDirOption = None,
 ) -> None:
     """Record streams of a running system into compressed files; it may be slow or die, the system does not notice."""
-    from tickpath.cli.record import run_record
 
-    chosen = [name for item in streams.split(",") if (name := item.strip())]
-    _guarded(
-        lambda: run_record(
-            _find(config, run_dir, None), out, chosen, seconds=seconds, segment_bytes=segment_mb << 20,
-            as_json=as_json, say=say,
-        )
-    )  # fmt: skip
+    def run() -> int:
+        try:
+            from tickpath.cli.record import run_record
+
+            chosen = [name for item in streams.split(",") if (name := item.strip())]
+            return run_record(
+                _find(config, run_dir, None), out, chosen, seconds=seconds, segment_bytes=segment_mb << 20,
+                as_json=as_json, say=say,
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            say("stopped before the recording began: nothing was recorded")
+            return 130
+
+    _guarded(run)
 
 
 @app.command()

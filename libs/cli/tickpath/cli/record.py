@@ -41,6 +41,7 @@ class _Stream:
         self._kept_bytes = 0
         self._next_seq = source.next_seq  # of the first that comes behind those
         self._kept_since = 0.0
+        self.first_seq = 0  # of what was recorded; 0: nothing was
 
     def move(self, now_s: float) -> bool:
         """Take what is there, write what is enough for a block; whether anything was there."""
@@ -57,6 +58,8 @@ class _Stream:
                 self._kept_since = now_s
             self._kept.append(records)
             self._kept_bytes += records.nbytes
+        if not self.first_seq and len(records):
+            self.first_seq = self.source.next_seq - len(records)
         self._next_seq = self.source.next_seq
         if self._kept_bytes >= BLOCK_BYTES or (self._kept and now_s - self._kept_since >= _FLUSH_S):
             self.flush()
@@ -85,14 +88,18 @@ def run_record(
     as_json: bool,
     say: Callable[[str], None],
 ) -> int:
-    """Record until `seconds` are over, the user stops it, or the system has ended; returns the exit status."""
+    """Record until `seconds` are over, the user stops it, or the system has ended; returns the exit status.
+
+    Raises ControlError, InputError, and KeyboardInterrupt as long as nothing is recorded.
+    """
     unknown = [stream for stream in streams if stream not in ALL_STREAMS]
     if unknown:
         msg = f"--streams {','.join(unknown)}: allowed are {', '.join(ALL_STREAMS)}"
         raise InputError(msg)
     place = Place(system)
-    sources = _sources(place, streams, say)
+    sources = find_sources(place, streams, say)
     folder = _new_folder(out)
+    stop = StopRequest()  # until here Ctrl-C is an exception: nothing is recorded yet
     recorded = [
         _Stream(
             source,
@@ -102,8 +109,7 @@ def run_record(
         )
         for source in sources
     ]
-    stop = StopRequest()
-    say(f"recording {', '.join(source.stream for source in sources)} into {folder}")
+    say(f"recording {', '.join(source.stream for source in sources)} to {folder}; Ctrl-C ends it")
     with contextlib.suppress(OSError):
         os.nice(_NICE)
     began = time.monotonic()
@@ -121,17 +127,20 @@ def run_record(
     return 0
 
 
-def _sources(place: Place, streams: Sequence[str], say: Callable[[str], None]) -> list[Source]:
+def find_sources(place: Place, streams: Sequence[str], say: Callable[[str], None]) -> list[Source]:
     """Of the streams that were asked for, else of all that can be seen, from the oldest records on."""
     if streams:
         return [Source(place, stream, from_oldest=True) for stream in dict.fromkeys(streams)]
-    found = []
+    found: list[Source] = []
+    without: dict[str, list[str]] = {}
     for stream in ALL_STREAMS:
         try:
             found.append(Source(place, stream, from_oldest=True))
-        except ControlError as error:
+        except ControlError:
             if stream != "frames":  # most systems have none
-                say(f"without {stream}: {error}")
+                without.setdefault("ENABLED" if stream in STREAMS else "CAPTURE", []).append(stream)
+    for key, hidden in without.items():
+        say(f"not recorded: {', '.join(hidden)}; a system shows them that is started with TICKPATH_TAPS__{key}=true")
     return found
 
 
@@ -181,6 +190,7 @@ def _report(recorded: list[_Stream], folder: Path, seconds: float) -> dict[str, 
         "streams": {
             stream.source.stream: {
                 "records": stream.writer.records,
+                "first_seq": stream.first_seq,
                 "missed": stream.writer.missed,
                 "segments": stream.writer.segments,
                 "bytes": stream.writer.bytes_written,
@@ -192,7 +202,10 @@ def _report(recorded: list[_Stream], folder: Path, seconds: float) -> dict[str, 
 
 def _show(report: dict[str, Any], say: Callable[[str], None]) -> None:
     for stream, found in report["streams"].items():
+        records = f"{found['records']:,} records"
+        if found["first_seq"] > 1:
+            records += f" from number {found['first_seq']:,} on, the oldest that was still kept,"
         say(
-            f"{stream}: {found['records']:,} records in {found['segments']} segments, {found['bytes'] / 1e6:,.1f} MB;"
+            f"{stream}: {records} in {found['segments']} segments, {found['bytes'] / 1e6:,.1f} MB;"
             f" {found['missed']:,} missed"
         )

@@ -49,7 +49,9 @@ class Source:
     """The records of one stream of a running system, from the oldest that is still there or from now on.
 
     `next_seq` is the number of the record that comes next, `missed` how many were lost to this reader, `lives` how
-    often the numbers may have begun anew. Raises ControlError when the stream cannot be seen, with what to do.
+    often the numbers may have begun anew. A full ring loses its oldest record with every new one: those that go
+    before the first reading are not missed, it begins behind them. Raises ControlError when the stream cannot be
+    seen, with what to do.
     """
 
     def __init__(self, place: Place, stream: str, *, from_oldest: bool) -> None:
@@ -58,6 +60,8 @@ class Source:
         self._place = place
         self._tail: JournalTail | None = None
         self._lives = 1
+        self._is_at_oldest = from_oldest
+        self._before_oldest = 0  # overwritten before the first reading
         if stream == "reports":
             self._follow_journal()
             if not from_oldest:
@@ -102,7 +106,7 @@ class Source:
     @property
     def missed(self) -> int:
         """Records that were overwritten before they were read; the journal keeps all."""
-        return 0 if self.stream == "reports" else self._ring.missed
+        return 0 if self.stream == "reports" else self._ring.missed - self._before_oldest
 
     @property
     def lives(self) -> int:
@@ -117,7 +121,12 @@ class Source:
     def read(self, most: int = 4096) -> tuple[Records, int]:
         """(the next records, number of those before them that are lost). Raises ControlError."""
         if self.stream != "reports":
-            return self._ring.read(most)
+            records, missed = self._ring.read(most)
+            if self._is_at_oldest:
+                self._is_at_oldest = bool(missed) and not len(records)
+                self._before_oldest += missed
+                missed = 0
+            return records, missed
         if self._tail is None:
             self._follow_journal()
         if self._tail is None:
@@ -161,6 +170,12 @@ class Place:
     def is_gone(self) -> bool:
         """Whether the system has ended: its launcher has, or its folder is not there any more."""
         return not self.run_dir.is_dir() or (self._is_launched and not runs.is_alive(self.run_dir))
+
+
+def unknown_symbol(symbol: str, table: InstrumentTable) -> InputError:
+    """That there is no such instrument; names some that there are."""
+    names = ", ".join(table.symbols[:5])
+    return InputError(f"no instrument {symbol!r}; there are {len(table)} in the table, such as {names}")
 
 
 def decode(stream: str, record: Any, table: InstrumentTable) -> dict[str, Any]:
@@ -207,8 +222,10 @@ def line_of(stream: str, seq: int, found: dict[str, Any]) -> str:
         last = f"  {found['last_lots']:,} @ {found['last']}" if found["last"] is not None else ""
         others = [flag for flag in found["flags"] if flag not in ("QUOTE", "TRADE")]
         return f"{head}  {bid:>20} | {ask:<20}{last}  {' '.join(others)}".rstrip()
-    what = " ".join(str(found[name]) for name in ("event", "action", "side", "tif") if name in found)
-    lots = f"{found['qty_lots']:,} @ {found['price']}"
+    is_cancel = found.get("action") == Action.CANCEL.name  # of a signal: no order is named, and 0 is both sides
+    names = ("action", "side") if is_cancel else ("event", "action", "side", "tif")
+    what = " ".join(str(found[name]) for name in names if found.get(name))
+    lots = "" if is_cancel and stream == "signals" else f"{found['qty_lots']:,} @ {found['price']}"
     if stream == "signals":
         return f"{head}  {what:<16}  {lots:<20}  strategy {found['strategy']}  {_after(found, 'signalled_ns')}"
     if stream == "orders":
@@ -240,23 +257,23 @@ def show_tap(
     since_start: bool,
     say: Callable[[str], None],
 ) -> int:
-    """Print records as they come until `count`, Ctrl-C or the end of the system."""
+    """Print records as they come until `count` or the end of the system. Raises KeyboardInterrupt, ControlError."""
     if stream not in STREAMS:
         msg = f"{stream!r} is no stream; there are {', '.join(STREAMS)}"
         raise InputError(msg)
     place = Place(system)
     table = place.table
     if symbol is not None and symbol not in table.ids:
-        msg = f"no instrument {symbol!r}; there are {len(table)} in the table, such as {', '.join(table.symbols[:5])}"
-        raise InputError(msg)
+        raise unknown_symbol(symbol, table)
     source = Source(place, stream, from_oldest=since_start)
-    if source.next_seq > 1 and since_start:
-        say(f"{source.next_seq - 1:,} {stream} before these are not kept any more")
     wanted = None if symbol is None else table.id_of(symbol)
     offset_ns = time.time_ns() - time.monotonic_ns()
     shown = 0
-    with contextlib.suppress(KeyboardInterrupt, BrokenPipeError):
+    with contextlib.suppress(BrokenPipeError):
         for first, records, missed in _batches(source, place):
+            if since_start and not shown and first > 1:
+                say(f"{first - 1:,} {stream} before these are not kept any more")
+                since_start = False
             if missed:
                 say(f"missed {missed:,} {stream} before number {first}: they came faster than they could be shown")
             for index in range(len(records)) if wanted is None else np.nonzero(records["instrument"] == wanted)[0]:

@@ -325,6 +325,11 @@ class Segment:
         return sum(block.records for block in self._blocks)
 
     @property
+    def first_seq(self) -> int:
+        """Number of the first one that is in it, or is missed; 1 without any."""
+        return self._blocks[0].first_seq - self._blocks[0].missed if self._blocks else 1
+
+    @property
     def missed(self) -> int:
         """How many are not, because the recorder was too slow for them."""
         return sum(block.missed for block in self._blocks)
