@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import numpy as np
 import pytest
 
 from libs.common.tests.shm_rig import blocks_grown
+from tickpath.cli.export import run_export
 from tickpath.cli.fused import replay as module
 from tickpath.cli.fused.replay import Replay, Result, replay_files
 from tickpath.common.config import Config, load_config
@@ -21,6 +24,7 @@ from tickpath.common.instruments import load_instruments
 from tickpath.common.kernels.digest import fold, words_mask
 from tickpath.common.protocols import itch50 as itch
 from tickpath.common.records import ORDER, SIGNAL, TICK, Action, ExecEvent
+from tickpath.exec.journal import read_journal
 from tickpath.exec.layout import Counter as ExecCounter
 from tickpath.feed.kernels.decode import decode, make_state
 from tickpath.feed.layout import Channel, Count
@@ -108,10 +112,15 @@ def churner(orders: int, begin_ns: int = OPEN_NS) -> Paper:
     return paper
 
 
+def played(config: Config, files: Sequence[Path]) -> Result:
+    with tempfile.TemporaryDirectory() as folder:
+        return replay_files(config, files, Path(folder))
+
+
 @pytest.fixture(scope="module")
 def traded(tmp_path_factory: pytest.TempPathFactory) -> Result:
     """Both symbols in one file."""
-    return replay_files(configure(), [trader().save(tmp_path_factory.mktemp("tape") / "both.itch", holder())])
+    return played(configure(), [trader().save(tmp_path_factory.mktemp("tape") / "both.itch", holder())])
 
 
 def test_fills_positions_and_profit_are_those_of_the_tape_to_the_cent(traded: Result) -> None:
@@ -197,7 +206,7 @@ def test_the_digest_of_the_signals_is_that_of_decoder_and_strategies_by_themselv
 
 def test_several_files_play_as_one(traded: Result, tmp_path: Path) -> None:
     files = [trader().save(tmp_path / "abc.itch"), holder().save(tmp_path / "xyz.itch")]
-    report = replay_files(configure(), files).report
+    report = played(configure(), files).report
     for what in ("market_data", "ticks", "signals", "orders", "pnl", "digests"):
         assert report[what] == traded.report[what]
     assert "abc.itch" in report["source"]
@@ -211,7 +220,7 @@ def test_cancels_of_the_strategy_reach_the_exchange(tmp_path: Path) -> None:
     for price in (990_100, 990_200):
         paper.add("B", BUY, price)
     paper.add("B", CANCEL, 990_300)
-    result = replay_files(configure(), [paper.save(tmp_path / "c.itch")])
+    result = played(configure(), [paper.save(tmp_path / "c.itch")])
     assert result.problems == []
     assert result.report["orders"]["cancelled"] == 2
     cancelled = result.journal[result.journal["event"] == ExecEvent.CANCELLED]
@@ -228,7 +237,7 @@ def test_a_resting_order_is_filled_by_the_market_that_comes_to_it(tmp_path: Path
     first = paper.add("B", BUY, 991_000)
     paper.delete(first)
     paper.add("S", 3, 991_000)
-    report = replay_files(configure(), [paper.save(tmp_path / "r.itch")]).report
+    report = played(configure(), [paper.save(tmp_path / "r.itch")]).report
     assert report["orders"]["filled"] == 1
     assert report["pnl"]["by_symbol"]["ABC"]["position_lots"] == 1
 
@@ -237,7 +246,7 @@ def test_small_segments_of_the_journal_change_nothing(tmp_path: Path) -> None:
     """1,800 entries in segments of 1,024: nothing is refused because nobody had made the next one."""
     path = churner(600).save(tmp_path / "many.itch")
     large, small = (
-        replay_files(configure(exec={"journal_segment_entries": entries}), [path]) for entries in (1 << 16, 1024)
+        played(configure(exec={"journal_segment_entries": entries}), [path]) for entries in (1 << 16, 1024)
     )
     assert large.report["orders"]["filled"] == 600
     for what in ("orders", "pnl", "digests", "risk_rejects", "ok"):
@@ -247,7 +256,7 @@ def test_small_segments_of_the_journal_change_nothing(tmp_path: Path) -> None:
 
 
 def test_a_tape_may_begin_at_midnight(tmp_path: Path) -> None:
-    report = replay_files(configure(), [churner(2, begin_ns=0).save(tmp_path / "m.itch")]).report
+    report = played(configure(), [churner(2, begin_ns=0).save(tmp_path / "m.itch")]).report
     assert report["orders"]["filled"] == 2
 
 
@@ -256,7 +265,7 @@ def test_after_the_close_nothing_more_is_sent(tmp_path: Path) -> None:
     paper = churner(2)
     paper.event("E")
     paper.add("B", BUY_NOW, 990_200)
-    result = replay_files(configure(), [paper.save(tmp_path / "close.itch")])
+    result = played(configure(), [paper.save(tmp_path / "close.itch")])
     assert (result.report["signals"], result.report["orders"]["sent"]) == (2, 2)
     assert result.journal[-1]["event"] == ExecEvent.FILL
 
@@ -291,6 +300,7 @@ BAD_FILES: dict[str, tuple[Callable[[Path], bytes] | None, str]] = {
     "empty.itch": (lambda _: b"", "the file is empty"),
     "truncated.itch": (lambda folder: trader().save(folder / "whole").read_bytes()[:-5], "truncated"),
     "text.itch": (lambda _: b"this is not market data\n" * 100, "not ITCH 5.0"),
+    "text.txt": (lambda _: b"hello world\n", "none of the kinds of data that play"),
     "damaged.itch.zst": (lambda _: b"\x28\xb5\x2f\xfd" + b"\0" * 100, "damaged"),
     "letters.csv": (lambda _: b"a,b,c,d,e,f\n" * 10, "letters.csv"),
     "quiet.itch": (nothing_to_trade, "nothing to trade on"),
@@ -304,8 +314,8 @@ def test_a_bad_file_is_one_clear_fault(name: str, tmp_path: Path, capsys: pytest
     if make is not None:
         path.write_bytes(make(tmp_path))
     with pytest.raises(DataFileError):
-        replay_files(configure(), [path])
-    assert module.main([str(path)]) == 2
+        played(configure(), [path])
+    assert module.main([str(tmp_path), str(path)]) == 2
     (line,) = capsys.readouterr().out.splitlines()
     fault = json.loads(line)["fault"]
     assert said in fault
@@ -313,11 +323,13 @@ def test_a_bad_file_is_one_clear_fault(name: str, tmp_path: Path, capsys: pytest
     assert "\n" not in fault
 
 
+STRATEGY = {"TICKPATH_SIGNALS__STRATEGIES": json.dumps([{"path": CONDUCTOR, "id": 1}])}
+
+
 def command(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    ours = {"TICKPATH_SIGNALS__STRATEGIES": json.dumps([{"path": CONDUCTOR, "id": 1}]), "COLUMNS": "120"}
     return subprocess.run(
         [sys.executable, "-m", "tickpath.cli", "replay", *map(str, arguments)], cwd=ROOT,
-        env={**os.environ, "NO_COLOR": "1", **ours, **environment},
+        env={**os.environ, "NO_COLOR": "1", "COLUMNS": "120", **STRATEGY, **environment},
         capture_output=True, text=True, timeout=200, check=False,
     )  # fmt: skip
 
@@ -335,8 +347,59 @@ def test_the_command_prints_the_report_for_programs_and_for_people(traded: Resul
         assert report[what] == traded.report[what]
     done = command(path)
     assert done.returncode == 0, done.stderr
-    for part in ("ABC", "XYZ", "99.5500", "-2.85", traded.report["digests"]["signals"]):
+    for part in ("ABC", "XYZ", "99.5500", "-2.85", traded.report["digests"]["signals"], "2 positions match"):
         assert part in done.stdout
+    for table in ("Latency", "Processes"):  # of a running system: there is nothing to put in
+        assert table not in done.stdout
+
+
+def test_the_journal_is_kept_and_exported(traded: Result, tmp_path: Path) -> None:
+    path = trader().save(tmp_path / "both.itch", holder())
+    keep = tmp_path / "kept"
+    done = command(path, "--json", "--keep", keep)
+    assert done.returncode == 0, done.stderr
+    assert np.array_equal(read_journal(keep / "journal")["event"], traded.journal["event"])
+    assert run_export(None, keep / "journal", tmp_path / "out", "csv", None, None, lambda _: None) == 0
+    assert "ABC" in (tmp_path / "out" / "orders.csv").read_text()
+    done = command(path, "--json", "--keep", keep)
+    assert done.returncode == 2
+    assert "new or empty" in done.stderr
+
+
+def test_a_file_that_cannot_be_played_is_refused_before_anything_is_compiled(tmp_path: Path) -> None:
+    """With an empty cache: whatever takes a kernel would fill it."""
+    text = tmp_path / "text.txt"
+    text.write_text("hello world")
+    cache = tmp_path / "cache"
+    for path in (tmp_path / "none.itch", text):
+        done = command(path, TICKPATH_CACHE=str(cache))
+        assert done.returncode == 2
+        assert path.name in last_line(done.stderr)
+    assert not cache.exists() or not any(cache.rglob("*.nbi"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_the_replay_ends_with_its_command(number: signal.Signals, tmp_path: Path) -> None:
+    """However that is ended; quietly, and nothing is left when it could be taken away."""
+    path = churner(1).save(tmp_path / "c.itch")
+    command(path)  # so that nothing has to be compiled
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    with subprocess.Popen(
+        [sys.executable, "-m", "tickpath.cli", "replay", str(path)], cwd=ROOT, start_new_session=True,
+        env={**os.environ, **STRATEGY, "TMPDIR": str(scratch)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        child = ""
+        while not child and process.poll() is None:
+            child = children.read_text().strip()
+        process.send_signal(number)
+        _, complaints = process.communicate(timeout=60)  # both have ended: nobody holds the other side of stderr
+    assert process.returncode == (128 + number if number == signal.SIGTERM else -number)
+    assert b"Traceback" not in complaints  # of a broken pipe, for example
+    if number == signal.SIGTERM:
+        assert not Path(f"/proc/{child}").exists()
+        assert list(scratch.iterdir()) == []
 
 
 @pytest.mark.parametrize(

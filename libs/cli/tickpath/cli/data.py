@@ -31,10 +31,13 @@ def run_instruments(files: Sequence[Path], out: Path, say: Callable[[str], None]
 
 def _of_data(files: Sequence[Path], target: Path) -> dict[str, Any]:
     """Read, check, write; what the data is, or ``{"fault": ...}``."""
-    from tickpath.sim.sources.load import load_tape  # noqa: PLC0415 - Numba, only where it is needed
+    from tickpath.sim.sources.files import check_files  # noqa: PLC0415
     from tickpath.sim.sources.tape import DataFileError, write_instruments  # noqa: PLC0415
 
     try:
+        check_files(files)
+        from tickpath.sim.sources.load import load_tape  # noqa: PLC0415 - compiles kernels, if it must
+
         tape = load_tape(files)
         if not tape.symbols:
             msg = f"{tape.source}: there is no order or trade of any symbol in it, so there is nothing to trade on"

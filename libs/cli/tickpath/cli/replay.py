@@ -9,31 +9,52 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from tickpath.cli.launcher import EXIT_FAULT, EXIT_INPUT, LaunchError
+from tickpath.cli.launcher import EXIT_FAULT, EXIT_INPUT, Interrupted, LaunchError, StopRequest
 from tickpath.cli.report import print_report
 from tickpath.cli.warm_up import WarmUpError, ensure_warm
 from tickpath.common.config import CONFIG_ENV, config_path, load_config
+from tickpath.common.process import die_with_parent
+from tickpath.sim.sources.files import check_files
+from tickpath.sim.sources.tape import DataFileError
+
+_POLL_S: Final = 0.05
 
 
-def run_replay(config: Path | None, files: Sequence[Path], say: Callable[[str], None], *, as_json: bool) -> int:
-    """Replay, report; 0 when the report is ok. Raises LaunchError, ConfigError."""
+def run_replay(
+    config: Path | None,
+    files: Sequence[Path],
+    say: Callable[[str], None],
+    *,
+    as_json: bool,
+    keep: Path | None = None,
+) -> int:
+    """Replay, report; 0 when the report is ok. `keep`: a folder for journal and instrument table.
+
+    Raises LaunchError, ConfigError.
+    """
     file = config_path(config).absolute()
     environment = {**os.environ, CONFIG_ENV: str(file), "TICKPATH_LINKS__LANE": "fused"}
+    loaded = load_config(file, links={"lane": "fused"})
+    stop = StopRequest()
     try:
-        ensure_warm(load_config(file, links={"lane": "fused"}), environment, say)
+        check_files(files)
+        if keep is not None:
+            _make_folder(keep)
+        ensure_warm(loaded, environment, say, lambda: stop.asked > 0)
+        with tempfile.TemporaryDirectory(prefix="tickpath-replay-") as scratch:
+            answer = _answer([str(keep or scratch), *map(str, files)], environment, stop)
+    except Interrupted:
+        say("stopped")
+        return stop.exit_status
+    except DataFileError as error:
+        raise LaunchError(str(error), EXIT_INPUT) from None
     except WarmUpError as error:
         raise LaunchError(str(error)) from None
-    command = [sys.executable, "-m", "tickpath.cli.fused.replay", *map(str, files)]
-    done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=False)
-    try:
-        answer = json.loads(done.stdout.splitlines()[-1])
-    except (ValueError, IndexError):
-        msg = f"the replay ended with status {done.returncode}; see above"
-        raise LaunchError(msg, EXIT_FAULT) from None
     if "fault" in answer:
         raise LaunchError(answer["fault"], EXIT_INPUT)
     report, problems = answer["report"], answer["problems"]
@@ -42,17 +63,58 @@ def run_replay(config: Path | None, files: Sequence[Path], say: Callable[[str], 
             say(f"not ok: {problem}")
         sys.stdout.write(json.dumps(report) + "\n")
     else:
-        _show(report, problems)
+        _show(report, problems, answer["positions"])
+    if keep is not None:
+        say(f"journal and instruments are in {keep}")
     return 0 if report["ok"] else EXIT_FAULT
 
 
-def _show(report: dict[str, Any], problems: list[str]) -> None:
+def _make_folder(keep: Path) -> None:
+    """Raises LaunchError: a journal that is there already would be gone on with."""
+    try:
+        keep.mkdir(parents=True, exist_ok=True)
+        if any(keep.iterdir()):
+            msg = f"--keep {keep}: there is something in it; a journal needs a folder that is new or empty"
+            raise LaunchError(msg, EXIT_INPUT)
+    except OSError as error:
+        msg = f"--keep {keep}: {error.strerror}"
+        raise LaunchError(msg, EXIT_INPUT) from None
+
+
+def _answer(arguments: Sequence[str], environment: Mapping[str, str], stop: StopRequest) -> dict[str, Any]:
+    """What the process that replays says. Raises Interrupted, and LaunchError when it says nothing."""
+    stop.check()
+    child = subprocess.Popen(
+        [sys.executable, "-m", "tickpath.cli.fused.replay", *arguments], env=environment,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True,
+        preexec_fn=die_with_parent,  # noqa: PLW1509 - one prctl, no lock is taken
+    )  # fmt: skip
+    with child:
+        try:
+            while True:
+                try:
+                    output, _ = child.communicate(timeout=_POLL_S)
+                except subprocess.TimeoutExpired:
+                    stop.check()
+                else:
+                    break
+        finally:
+            child.kill()
+    try:
+        answer: dict[str, Any] = json.loads(output.splitlines()[-1])
+    except (ValueError, IndexError):
+        msg = f"the replay ended with status {child.returncode}; see above"
+        raise LaunchError(msg, EXIT_FAULT) from None
+    return answer
+
+
+def _show(report: dict[str, Any], problems: list[str], positions: Mapping[str, int]) -> None:
     from rich import box  # noqa: PLC0415 - only for people
     from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
     console = Console()
-    print_report(report, problems, {}, console)
+    print_report(report, problems, positions, console)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("symbol", "fills", "lots traded", "position", "mark", "profit"):
         table.add_column(column, justify="right" if column != "symbol" else "left")

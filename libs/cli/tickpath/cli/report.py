@@ -302,6 +302,9 @@ def print_report(
     from rich.text import Text  # noqa: PLC0415
 
     def show(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+        rows = list(rows)
+        if not rows:
+            return
         made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         for index, column in enumerate(columns):
             made.add_column(column, justify="right" if index else "left", no_wrap=True)

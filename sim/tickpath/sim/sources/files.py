@@ -63,7 +63,6 @@ _ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 _CHUNK: Final = 1 << 20
 _HEAD_BYTES: Final = 4096  # tell what a file is
-_LENGTH_AND_TYPE_BYTES: Final = 3
 
 
 def check_files(files: Sequence[Path]) -> None:
@@ -203,10 +202,8 @@ def not_itch(path: Path, data: Bytes) -> str:
 
     ITCH is what is left when nothing else fits, so only for a file of that name it is said what ITCH would need.
     """
-    if len(data) < _LENGTH_AND_TYPE_BYTES:
-        return "the file is truncated: it ends before its first message"
-    length, kind = int(data[0]) << 8 | int(data[1]), int(data[2])
-    if SIZES[kind] == length:
+    length, kind = int.from_bytes(data[:2].tobytes(), "big"), int(data[2]) if len(data) > 2 else 0
+    if SIZES[kind] == length != 0:
         return ""
     if not _plain_name(path).endswith(".itch"):
         return f"this is none of the kinds of data that play; {ALLOWED}"

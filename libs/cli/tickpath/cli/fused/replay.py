@@ -1,16 +1,15 @@
-"""``python -m tickpath.cli.fused.replay FILE...``: the whole chain over recorded data, without sockets or clock.
+"""``python -m tickpath.cli.fused.replay FOLDER FILE...``: the whole chain over recorded data, no sockets, no clock.
 
-The same kernels as live, the simulated exchange's own matching, the journal and the report. Time is the exchange's.
+The same kernels as live, the simulated exchange's own matching, the journal and the report. FOLDER, which is empty,
+takes the journal and the instrument table. Time is the exchange's, so there are no latencies to report.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
-import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -23,7 +22,6 @@ from tickpath.cli.fused.layout import Why
 from tickpath.cli.report import Evidence, find_problems, make_report
 from tickpath.common import histogram
 from tickpath.common.config import Config, ConfigError, config_path, load_config
-from tickpath.common.histogram import summary_us
 from tickpath.common.instruments import InstrumentTable, load_instruments
 from tickpath.common.pages import Control, Hot
 from tickpath.common.records import NO_PRICE_TICKS, ORDER, TICK, ExecEvent, Side
@@ -68,6 +66,7 @@ class Result:
 
     report: dict[str, Any]
     problems: list[str]
+    positions: Mapping[str, int]  # symbol -> lots at the end by the journal, no zeros
     journal: Any  # REPORT[n]
 
 
@@ -102,7 +101,7 @@ class Replay:
         self.exec_hist = histogram.empty(len(ExecHop))
         orders = Orders(journal, table.array, self.exec_counters, self.exec_hist, capacity=config.exec.order_capacity)
         self.exchange = OfflineExchange(
-            tape, table.symbols, session=config.sim.session, datagram_bytes=config.sim.datagram_bytes,
+            tape, table.symbols, datagram_bytes=config.sim.datagram_bytes,
             order_capacity=options.order_capacity, level_capacity=options.level_capacity,
         )  # fmt: skip
         self._connect(orders)
@@ -171,7 +170,7 @@ class Replay:
         n = int(self.feed_counters[Count.MESSAGES])
         report["messages_per_s"] = round(n / self.seconds) if self.seconds else 0
         report["pnl"] = self._profit(reports)
-        return Result(report, problems, reports)
+        return Result(report, problems, evidence.positions["journal"], reports)
 
     def _evidence(self, reports: Any) -> Evidence:
         chain, symbols = self.chain, self.table.symbols
@@ -204,7 +203,6 @@ class Replay:
                 "journal": {symbols[i]: lots for i, lots in positions_from(reports).items() if lots},
                 "exchange": {symbols[i]: int(lots) for i, lots in enumerate(exchange.positions) if lots},
             },
-            hops_us={hop.name.lower(): summary_us(self.exec_hist[hop]) for hop in ExecHop},
             lane="replay",
             digests={name: f"{int(hot[Hot.DIGEST]) & (1 << 64) - 1:016x}" for name, hot in digests.items()},
         )
@@ -234,33 +232,33 @@ class Replay:
         return {"profit": round(total, 2), "by_symbol": by_symbol}
 
 
-def replay_files(config: Config, files: Sequence[Path]) -> Result:
-    """Replay recorded files as one tape. Raises ReplayError, DataFileError, StrategyError, LimitError."""
+def replay_files(config: Config, files: Sequence[Path], folder: Path) -> Result:
+    """Replay recorded files as one tape; journal and instrument table are left in `folder`.
+
+    Raises ReplayError, DataFileError, StrategyError, LimitError.
+    """
     tape = load_tape(list(files))
     if not tape.symbols:
         msg = f"{tape.source}: there is no order or trade of any symbol in it, so there is nothing to trade on"
         raise DataFileError(msg)
-    with tempfile.TemporaryDirectory(prefix="tickpath-replay-") as name:
-        folder = Path(name)
-        write_instruments(tape, folder / "instruments.csv")
-        replay = Replay(config, tape, load_instruments(folder / "instruments.csv"), folder / "journal")
-        replay.run()
-        result = replay.result()
-        replay.chain.orders.journal.close()
+    write_instruments(tape, folder / "instruments.csv")
+    replay = Replay(config, tape, load_instruments(folder / "instruments.csv"), folder / "journal")
+    replay.run()
+    result = replay.result()
+    replay.chain.orders.journal.close()
     return result
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Replay, print one JSON object with the report and what is not ok."""
-    parser = argparse.ArgumentParser(prog="tickpath replay")
-    parser.add_argument("files", nargs="+", type=Path)
-    given = parser.parse_args(arguments)
+    """Replay, print one JSON object with the report, what is not ok, and the positions."""
+    folder, *files = map(Path, arguments)
     try:
-        result = replay_files(load_config(), given.files)
+        result = replay_files(load_config(), files, folder)
     except (ConfigError, DataFileError, ReplayError, StrategyError, LimitError) as error:
         sys.stdout.write(json.dumps({"fault": str(error)}) + "\n")
         return 2
-    sys.stdout.write(json.dumps({"report": result.report, "problems": result.problems}) + "\n")
+    said = {"report": result.report, "problems": result.problems, "positions": result.positions}
+    sys.stdout.write(json.dumps(said) + "\n")
     return 0
 
 
