@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from tickpath.common.instruments import load_instruments
 from tickpath.common.protocols import itch50
+from tickpath.sim.sources.files import check_files
 from tickpath.sim.sources.load import load_tape
 from tickpath.sim.sources.tape import FINDINGS, DataFileError, Tape, write_instruments
 
@@ -134,8 +136,39 @@ def test_every_cut_is_found_at_the_message_that_it_is_in(tmp_path_factory: pytes
     ],
 )
 def test_what_is_not_itch_is_refused_with_what_is_allowed(tmp_path: Path, data: bytes) -> None:
-    with pytest.raises(DataFileError, match=r"this is not ITCH 5\.0: .*allowed: NASDAQ TotalView-ITCH"):
-        load_tape([written(tmp_path, "x.itch", data)])
+    """By the reader, and by the look before it."""
+    path = written(tmp_path, "x.itch", data)
+    for read in (load_tape, check_files):
+        with pytest.raises(DataFileError, match=r"this is not ITCH 5\.0: .*allowed: NASDAQ TotalView-ITCH"):
+            read([path])
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, zstandard.ZstdCompressor().compress])
+def test_what_is_nothing_is_not_called_bad_itch(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    """ITCH is what is left when nothing else fits: plain text is none of the kinds, and all kinds are named."""
+    path = written(tmp_path, "hello.txt", pack(b"hello world\n"))
+    for read in (load_tape, check_files):
+        with pytest.raises(DataFileError, match=r"none of the kinds .*ITCH.*LOBSTER.*DBN.*\.tsjson.*tickpath record"):
+            read([path])
+
+
+@needs_data
+def test_a_look_lets_every_recorded_file_pass() -> None:
+    files = [path for path in DATA.parent.glob("*/*") if path.suffix in (".zst", ".itch")]
+    assert len(files) > 20
+    check_files(files)
+
+
+def test_a_look_finds_what_cannot_be_read(tmp_path: Path) -> None:
+    for path, said in (
+        (tmp_path / "gone.itch", "there is no such file"),
+        (tmp_path, "is a directory"),
+        (written(tmp_path, "empty.itch", b""), "is empty"),
+        (written(tmp_path, "damaged.itch.zst", b"\x28\xb5\x2f\xfd" + bytes(100)), "damaged"),
+        (written(tmp_path, "damaged.itch.gz", b"\x1f\x8b" + bytes(100)), "damaged"),
+    ):
+        with pytest.raises(DataFileError, match=said):
+            check_files([path])
 
 
 def test_a_message_shorter_than_its_type_is_damage(tmp_path: Path) -> None:
