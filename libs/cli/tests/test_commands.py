@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tickpath.cli.demo import DemoOptions, left_out
+
 ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -60,6 +62,13 @@ MISTAKES = {
     "speed is zero": (["demo", "--speed", "0"], 2, "above 0"),
     "rate and speed": (["demo", "--speed", "8", "--rate", "100"], 2, "exclude"),
     "page in a folder that is not there": (["demo", "--html", "nowhere/page.html"], 2, "nowhere/page.html"),
+    "logs into a folder that cannot be made": (
+        ["demo", "--keep", "/proc/nowhere/logs"],
+        2,
+        "--keep /proc/nowhere/logs",
+    ),
+    "logs into a file": (["demo", "--keep", "README.md"], 2, "allowed is a folder"),
+    "data that is not there": (["demo", "--data", "nowhere.itch"], 2, "nowhere.itch: there is no such file"),
     "configuration is missing": (["demo", "--config", "nowhere.toml"], 2, "nowhere.toml"),
     "limits without a value": (["limits", "set", "AAPL", "max_order_qty_lots"], 2, "field=value"),
     "export of nothing": (["export"], 2, "--journal"),
@@ -76,6 +85,57 @@ def test_a_mistake_is_one_clear_message_and_an_exit_status(arguments: list[str],
     assert said in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("TICKPATH_CORES__FEED", "[4095]", "cores.feed = [4095]: allowed are the cores that there are"),
+        ("TICKPATH_EXEC__HOST", "not an ip", "exec.host = 'not an ip': allowed is an IPv4 or IPv6 address"),
+        ("TICKPATH_ADMIN__HOST", "192.0.2.1", "admin.host = '192.0.2.1': "),
+    ],
+)
+@pytest.mark.parametrize("command", ["demo", "up"])
+def test_a_value_that_cannot_be_used_is_refused_before_anything_starts(
+    command: str, variable: str, value: str, said: str
+) -> None:
+    done = tickpath(command, "--port-base", "0", **{variable: value})
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "is ready" not in done.stderr
+
+
+def test_of_several_mistakes_each_line_stands_under_the_first() -> None:
+    done = tickpath("demo", TICKPATH_FEED__PORT="0", TICKPATH_EXEC__PORT="0", TICKPATH_RISK__ORDER_RATE="many")
+    first, *others = done.stderr.splitlines()
+    assert first.startswith("tickpath: TICKPATH_")
+    assert len(others) == 2
+    assert all(line.startswith(" " * len("tickpath: ") + "TICKPATH_") for line in others)
+
+
+def test_version() -> None:
+    done = tickpath("--version")
+    assert (done.returncode, done.stdout.split()[0], done.stderr) == (0, "tickpath", "")
+    assert done.stdout.split()[1].count(".") == 2
+
+
+@pytest.mark.parametrize(
+    ("seconds", "speed", "rate", "said"),
+    [
+        (6, 8.0, 0, "292 minutes of data, of which 48 s play at 8x; --rate N or --speed max play more"),
+        (20, 60.0, 0, "292 minutes of data, of which 20 minutes play at 60x; --rate N or --speed max play more"),
+        (20, 600.0, 0, None),
+        (6, "max", 0, None),
+        (6, 1.0, 100, None),
+    ],
+)
+def test_a_demo_says_when_it_plays_only_the_beginning_of_its_data(
+    seconds: float, speed: float | str, rate: float, said: str | None
+) -> None:
+    options = DemoOptions(seconds, (Path("a.itch"),), speed, rate, 1, False, None, None)
+    assert left_out({"seconds": 292 * 60.0}, options) == said
+    assert left_out({}, options) is None
 
 
 def test_a_wrong_key_in_the_configuration_is_named(tmp_path: Path) -> None:

@@ -84,6 +84,8 @@ def run_demo(options: DemoOptions) -> int:
     try:
         with Launcher(launch, say, stop) as system:
             system.start()
+            if (note := left_out(system.tape, options)) is not None:
+                say(note)
             play = _Run(system, options, console, stop)
             evidence = play.evidence()
             if options.html is not None:
@@ -104,7 +106,22 @@ def run_demo(options: DemoOptions) -> int:
         sys.stdout.write(json.dumps(report) + "\n")
     else:
         print_report(report, problems, evidence.positions.get("journal", {}), Console())
+    if stop.asked:
+        return stop.exit_status
     return 0 if report["ok"] else EXIT_FAULT
+
+
+def left_out(tape: Mapping[str, Any], options: DemoOptions) -> str | None:
+    """A line that says so when most of the recorded data will not be played."""
+    span_s = tape.get("seconds", 0.0)
+    if options.rate or isinstance(options.speed, str) or span_s <= 2 * options.seconds * options.speed:
+        return None
+    played = _span(options.seconds * options.speed)
+    return f"{_span(span_s)} of data, of which {played} play at {options.speed:g}x; --rate N or --speed max play more"
+
+
+def _span(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:,.0f} minutes"
 
 
 def _sayer(console: Console) -> Callable[[str], None]:
@@ -167,18 +184,11 @@ class _Run:
         first = self.watch.sample()
         self._command("start")
         began = time.monotonic()
-        with self._view(began) as show:
-            told = False
-            while (left := began + self.options.seconds - time.monotonic()) > 0:
-                self.stop.wait(min(left, _VIEW_S))
-                system.check()
-                sample = self.watch.sample()
-                if not told and sample.count("feed", "ticks"):
-                    told = True
-                    system.say(f"first tick {_age_s():.1f} s after the command")
-                show(sample)
-                if sample.count("sim", "finished"):  # data that does not begin again is over
-                    break
+        try:
+            self._play(began)
+        except Interrupted:
+            system.say("stopping; a report of what ran follows")
+        self.stop.heeded = 1  # whoever asks once, now or before, is told what ran
         self._command("stop")
         seconds = time.monotonic() - began
         self._settle()
@@ -186,6 +196,21 @@ class _Run:
         system.end("exec", within_s=system.drain_s)
         self._catch_up()
         return self._collect(first, last, seconds)
+
+    def _play(self, began: float) -> None:
+        """Show what happens until the time or the data is over. Raises Interrupted and LaunchError."""
+        told = False
+        with self._view(began) as show:
+            while (left := began + self.options.seconds - time.monotonic()) > 0:
+                self.stop.wait(min(left, _VIEW_S))
+                self.system.check()
+                sample = self.watch.sample()
+                if not told and sample.count("feed", "ticks"):
+                    told = True
+                    self.system.say(f"first tick {_age_s():.1f} s after the command")
+                show(sample)
+                if sample.count("sim", "finished"):  # data that does not begin again is over
+                    break
 
     def explained(self, evidence: Evidence) -> latency.Run:
         """The run for the latency page; after `evidence`, while the pages are there."""
@@ -286,7 +311,17 @@ class _Run:
             faults=tuple(faults),
             lane=self.system.config.links.lane,
             digests=digests(sample),
+            switched_off=self._switched_off() if sample.count("signals", "strategy_faults") else {},
         )
+
+    def _switched_off(self) -> dict[str, list[str]]:
+        """Strategies that raised, and the symbols on which they did."""
+        config = self.system.config
+        signals = Endpoint(config.admin.host, config.http_port("signals"), "signals")
+        with contextlib.suppress(ControlError):
+            found = signals.ask("GET", "/strategies")
+            return {f"{one['name']} (id {one['id']})": one["switched_off_by_a_fault"] for one in found}
+        return {}
 
 
 def digests(sample: Sample) -> dict[str, str]:

@@ -70,6 +70,8 @@ class Interrupted(Exception):  # noqa: N818 - a request of the user, not an erro
 class StopRequest:
     """SIGINT, SIGTERM and SIGHUP counted: one asks to stop in order, two to stop now."""
 
+    heeded = 0  # requests that the caller is following already: they interrupt nothing any more
+
     def __init__(self) -> None:
         self.asked = 0
         self.signal = 0
@@ -82,7 +84,7 @@ class StopRequest:
 
     def check(self) -> None:
         """Raise Interrupted when the user wants to stop."""
-        if self.asked:
+        if self.asked > self.heeded:
             raise Interrupted
 
     def wait(self, seconds: float) -> None:
