@@ -300,7 +300,7 @@ _UNKNOWN_TYPE = int(Result.UNKNOWN_TYPE)
 _GOLDEN = -7046029254386353131  # 2**64 / golden ratio, as int64
 _NEAR = 16  # levels from the best on that are searched one by one
 _LEVEL_BYTES = LEVEL.itemsize
-AHEAD = 6  # messages: far enough for memory to answer, not more than it takes at once
+_AHEAD = 6  # messages: far enough for memory to answer, not more than it takes at once
 
 # --- the order table -------------------------------------------------------------------------------------------
 
@@ -801,8 +801,8 @@ def apply_blocks(book, buf, at, n_messages):
     For a recorded file or the blocks of a packet, checked by `itch.count_frames` or `itch.check_packet` before.
     """
     ahead = at
-    for i in range(-AHEAD, n_messages):
-        if i + AHEAD < n_messages:
+    for i in range(-_AHEAD, n_messages):
+        if i + _AHEAD < n_messages:
             length = be16(buf, ahead)
             prefetch_message(book, buf, ahead + 2, length)
             ahead += 2 + length

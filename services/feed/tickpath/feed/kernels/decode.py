@@ -19,7 +19,6 @@ from tickpath.common.histogram import HIST_SIZE
 from tickpath.common.instruments import InstrumentTable
 from tickpath.common.jit import kernel
 from tickpath.common.kernels.book import (
-    AHEAD,
     BOOK,
     EV_BBO_CHANGED,
     EV_CODE,
@@ -38,7 +37,6 @@ from tickpath.common.kernels.book import (
     best_ticks,
     inlined,
     is_crossed,
-    prefetch_message,
 )
 from tickpath.common.kernels.book import inlined as always_inlined
 from tickpath.common.kernels.hist import record
@@ -605,14 +603,7 @@ def decode_packets(state, buffer, lengths, first, end, recv_ns, line, out):
         if came_on == _REPAIR:
             counters[_C_REPAIRED] += count - old
         cursor = at + _HEADER
-        ahead = cursor
-        for k in range(-AHEAD, count):
-            if k + AHEAD < count:
-                size = be16(source, ahead)
-                prefetch_message(state.book, source, ahead + 2, size)
-                ahead += 2 + size
-            if k < 0:
-                continue
+        for k in range(count):
             size = be16(source, cursor)
             begin = cursor + 2
             cursor = begin + size
