@@ -152,7 +152,7 @@ def test_data_is_looked_at_before_ports_and_kernels(root: Path, tmp_path: Path) 
     """With a port base that is refused: the file is named all the same."""
     missing = tmp_path / "missing.itch"
     with pytest.raises(LaunchError, match=r"missing\.itch: there is no such file") as error:
-        launcher(data=(ROOT, missing), port_base=1).start()
+        launcher(data=(missing,), port_base=1).start()
     assert error.value.status == 2
 
 

@@ -151,12 +151,19 @@ def test_a_field_that_does_not_exist_is_refused_with_those_that_do(tmp_path: Pat
     assert str(caught.value).startswith(f"strategy mine (mine.py, line 7): {why}")
 
 
+ALLOCATES = "it would allocate memory, which lists, strings and new arrays do; keep arrays in the state"
+
+
 @pytest.mark.parametrize(
     ("line", "place", "why"),
     [
         ("x = series[-1].bid", 4, "'bid'"),
         ("x = undefined_name + 1", 4, "NameError: name 'undefined_name' is not defined"),
-        ("x = np.zeros(5)", 7, "it would allocate memory; keep arrays in the state, in: x = np.zeros(5)"),
+        ("x = np.zeros(5)", 7, f"{ALLOCATES}, in: x = np.zeros(5)"),
+        ("x = [1] * int(state.n)", 7, f"{ALLOCATES}, in: x = [1] * int(state.n)"),
+        ("x = [i for i in range(state.n)]", 7, f"{ALLOCATES}, in: x = [i for i in range(state.n)]"),
+        ("x = len(str(state.n))", 7, f"{ALLOCATES}, in: x = len(str(state.n))"),
+        ("x = (series.last_ticks * 2)[0]", 7, f"{ALLOCATES}, in: x = (series.last_ticks * 2)[0]"),
         ("x = tick.bid_ticks + 'a'", 7, "there is no add(int64, Literal[str](a)), in: x = tick.bid_ticks + 'a'"),
         ("buy(out)", 7, "missing a required argument: 'qty_lots', in: buy(out)"),
     ],
@@ -171,6 +178,17 @@ def test_a_function_that_does_not_compile_is_refused_with_name_file_line_and_rea
     text = str(caught.value)
     assert text.startswith(f"strategy mine (mine.py, line {place}): does not compile: {why}")
     assert "\n" not in text
+
+
+def test_the_first_line_that_allocates_is_named_also_behind_a_long_declaration(tmp_path: Path) -> None:
+    body = (
+        "@strategy(\n    params={'n': 5},\n    state={'mean': 0.0},\n)\ndef mine(tick, state, params, out):\n"
+        "    state.mean += 0.5\n    x = [1] * int(state.mean)\n    y = [2] * params.n\n"
+    )
+    with pytest.raises(
+        StrategyError, match=r"strategy mine \(mine.py, line 10\): does not compile: it would allocate"
+    ):
+        load(tmp_path, body).check()
 
 
 def test_an_engine_says_which_of_its_strategies_does_not_compile(

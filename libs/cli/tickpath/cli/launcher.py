@@ -32,6 +32,8 @@ from tickpath.cli.redis_server import RedisServer, RedisServerError
 from tickpath.cli.warm_up import WarmUpError, cache_root, ensure_warm
 from tickpath.common.config import CONFIG_ENV, ENV_PREFIX, SERVICES, Config, config_path, load_config
 from tickpath.common.pages import Hot, HotState, Page, PageError, hot_page_path
+from tickpath.sim.sources.files import check_files
+from tickpath.sim.sources.tape import DataFileError
 
 EXIT_FAULT: Final = 1
 EXIT_INPUT: Final = 2
@@ -185,8 +187,10 @@ class Launcher:
 
     def start(self) -> None:
         """Start everything and wait until all are ready. Raises LaunchError, ConfigError, RunError, Interrupted."""
-        for path in self.options.data:
-            _check_file(path)
+        try:
+            check_files(self.options.data)
+        except DataFileError as error:
+            raise LaunchError(str(error), EXIT_INPUT) from None
         self._prepare()
         try:
             ensure_warm(self.config, self._environment, self.say, lambda: self.stopping.asked > 0)
@@ -516,19 +520,6 @@ def _identity(files: tuple[Path, ...]) -> str:
             repr((str(file.absolute()), facts and (facts.st_size, facts.st_mtime_ns, facts.st_ino))).encode()
         )
     return digest.hexdigest()[:16]
-
-
-def _check_file(path: Path) -> None:
-    """Raise LaunchError unless a data file is there: a mistake is told before anything is compiled."""
-    try:
-        if not path.is_dir():  # a recording
-            path.open("rb").close()
-    except FileNotFoundError:
-        msg = f"{path}: there is no such file; docs/data.md says what can be played"
-        raise LaunchError(msg, EXIT_INPUT) from None
-    except OSError as error:
-        msg = f"{path}: cannot be read: {error.strerror}"
-        raise LaunchError(msg, EXIT_INPUT) from None
 
 
 def _check_host(key: str, host: str) -> None:

@@ -49,8 +49,11 @@ from typing import Any, Final
 import numba
 import numpy as np
 import numpy.typing as npt
+from numba.core import ir
+from numba.core import types as numba_types
 from numba.core.dispatcher import Dispatcher
 from numba.core.errors import NumbaError
+from numba.core.registry import cpu_target
 
 from tickpath.common.instruments import INSTRUMENT
 from tickpath.common.jit import fingerprint
@@ -94,6 +97,13 @@ Value = bool | int | float
 _READ_ONLY: Final = {"tick", "series", "params", "own", "instrument"}
 _ARGUMENTS: Final = ("tick", "series", "state", "params", "own", "instrument", "out")
 _KINDS: Final[dict[type, str]] = {bool: "?", int: "<i8", float: "<f8"}
+
+
+# IndexError instead of another strategy's memory, inf instead of ZeroDivisionError.
+_OPTIONS: Final[dict[str, Any]] = {"nogil": True, "boundscheck": True, "error_model": "numpy"}
+
+#: Operations of Numba whose result can be new memory; the others look at what is there.
+_MAKES: Final = {"build_list", "build_set", "build_map", "call", "binop", "inplace_binop", "arrayexpr"}
 
 
 class StrategyError(Exception):
@@ -154,9 +164,8 @@ class Strategy:
         self._initial = {key: np.asarray(value) for key, value in state.items()}
         self.state_dtype = self._dtype("state", self._initial)
         self.arguments = self._check_arguments()
-        # IndexError instead of another strategy's memory, inf instead of ZeroDivisionError, and no allocation.
-        options: dict[str, Any] = {"boundscheck": True, "error_model": "numpy", "_nrt": False}
-        self.compiled: Any = numba.njit(nogil=True, **options)(function)
+        # Without `_nrt` it cannot allocate.
+        self.compiled: Any = numba.njit(**{**_OPTIONS, "_nrt": False})(function)
 
     def error(self, why: str, line: int | None = None) -> StrategyError:
         """An error that names this strategy and the place."""
@@ -212,14 +221,38 @@ class Strategy:
             "instrument": numba.from_dtype(INSTRUMENT),
             "out": numba.from_dtype(INTENT)[::1],
         }
+        signature = tuple(types[name] for name in self.arguments)
         try:
-            self.compiled.compile(tuple(types[name] for name in self.arguments))
+            self.compiled.compile(signature)
         except (NumbaError, KeyError) as error:
+            self._check_allocation(signature)
             text = str(error)
             lines = [int(n) for file, n in re.findall(r'File "([^"]*)", line (\d+)', text) if self.path.name in file]
             line = lines[0] if lines else self.line
             code = linecache.getline(str(self.path), line).strip()
             raise self.error(f"does not compile: {_short_reason(text)}, in: {code}", line) from None
+
+    def _check_allocation(self, signature: tuple[Any, ...]) -> None:
+        """Raises StrategyError when it would compile if it could allocate; Numba says nothing of use about that."""
+        function = numba.njit(**_OPTIONS)(self.function)
+        try:
+            function.compile(signature)
+        except (NumbaError, KeyError):
+            return
+        typed = function.overloads[signature].type_annotation
+        lines = [
+            step.loc.line
+            for block in typed.blocks.values()
+            for step in block.body
+            if isinstance(step, ir.Assign)
+            and isinstance(step.value, ir.Expr)
+            and step.value.op in _MAKES
+            and _is_counted(typed.typemap[step.target.name])
+        ]
+        line = min(lines, default=self.line)
+        code = linecache.getline(str(self.path), line).strip()
+        why = "it would allocate memory, which lists, strings and new arrays do; keep arrays in the state"
+        raise self.error(f"does not compile: {why}, in: {code}", line)
 
     def _check_arguments(self) -> tuple[str, ...]:
         fields: dict[str, tuple[str, ...]] = {
@@ -356,11 +389,16 @@ def _import_error(use: str, error: Exception) -> StrategyError:
     return StrategyError(f"strategy {use!r}: {place}, line {line}: {type(error).__name__}: {error}")
 
 
+def _is_counted(kind: Any) -> bool:
+    """Whether values of this type hold memory that is counted, and so was allocated."""
+    if isinstance(kind, numba_types.Callable):
+        return False
+    return bool(cpu_target.target_context.data_model_manager[kind].contains_nrt_meminfo())
+
+
 def _short_reason(text: str) -> str:
     """The part of a Numba error that says what is wrong, on one line."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", text)
-    if "Only accept returning of array passed into the function" in text:
-        return "it would allocate memory; keep arrays in the state"
     if (bound := re.search(r'Cannot bind .* due to "TypeError: ([^"]*)"', text)) is not None:
         return bound[1]
     if (call := re.search(r"No implementation of function .*?>>> (.*?)\n", text, re.DOTALL)) is not None:
