@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -9,8 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from tickpath.cli.demo import DemoOptions, left_out
+from tickpath.cli.show import print_limits, rearmed
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -180,6 +183,39 @@ def test_a_run_dir_on_which_nothing_runs_is_refused(tmp_path: Path) -> None:
         assert done.returncode == 2
         assert "no launcher runs" in done.stderr
     assert not (tmp_path / "nothing").exists()
+
+
+SCOPES = {
+    "GLOBAL": dict.fromkeys(("max_open_orders", "order_rate", "order_rate_window_ms"), "10000"),
+    **{
+        scope: {field.replace("-", "_"): "unlimited" for field in (
+            "max-order-qty-lots", "max-order-notional", "collar-aggressive-bps", "collar-passive-bps",
+            "max-spread-bps", "max-long-lots", "max-short-lots", "max-data-age-ms", "order-rate",
+        )}
+        for scope in ("SYMBOL:*", "SYMBOL:AAPL")
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("width", [60, 80, 110, 200])
+def test_limits_can_be_read_on_a_terminal_of_any_width(width: int) -> None:
+    out = io.StringIO()
+    print_limits(SCOPES, Console(file=out, width=width))
+    text = out.getvalue()
+    assert "…" not in text
+    assert all(len(line) <= width for line in text.splitlines())
+    for limits in SCOPES.values():
+        assert all(word in text for field in limits for word in field.split("_"))
+    assert text.count("unlimited") == 18
+
+
+def test_rearming_says_whether_anything_was_tripped() -> None:
+    halted = {"state": "HALTED", "reason": "drill", "who": "me", "at": ""}
+    active = {**halted, "state": "ACTIVE"}
+    assert rearmed("GLOBAL", {"GLOBAL": halted}, "why") == "GLOBAL is ACTIVE again: why"
+    assert rearmed("GLOBAL", {}, "why") == "GLOBAL was not tripped; it is ACTIVE"
+    assert rearmed("GLOBAL", {"GLOBAL": active}, "why") == "GLOBAL was not tripped; it is ACTIVE"
+    assert rearmed("GLOBAL", {"SYMBOL:AAPL": halted}, "why").endswith("it is ACTIVE (SYMBOL:AAPL is HALTED)")
 
 
 def test_bench_without_a_name_lists_what_is_there() -> None:

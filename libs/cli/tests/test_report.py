@@ -13,6 +13,7 @@ import pytest
 from rich.console import Console
 
 from tickpath.cli.report import ALARMS, RISK_ALARMS, Evidence, find_problems, make_report, print_report
+from tickpath.cli.watch import counted
 from tickpath.common.records import REPORT, ExecEvent, OrderState, Side
 from tickpath.exec.layout import Counter as ExecCounter
 from tickpath.feed.layout import Count as FeedCounter
@@ -263,3 +264,7 @@ def test_a_strategy_that_raised_is_named_with_its_instruments() -> None:
 def test_one_position_is_not_several(n: int, said: str) -> None:
     (line,) = (label for label in shown(good(), {f"S{i}": 1 for i in range(n)}) if label.startswith("ok:"))
     assert line.endswith(said)
+
+
+def test_things_are_counted_in_the_right_number() -> None:
+    assert [counted(n, "segment") for n in (0, 1, 2000)] == ["0 segments", "1 segment", "2,000 segments"]

@@ -131,7 +131,8 @@ class Sim(Stage):
             )
             raise StartError(msg)
         messages = f"{len(tape)} messages" if self._market is None else "live"
-        write_text(page, "source", f"{tape.source}: {messages}, {len(tape.symbols)} symbols")
+        named = f"{len(tape.symbols)} symbol{'s' * (len(tape.symbols) != 1)}"
+        write_text(page, "source", f"{tape.source}: {messages}, {named}")
         faults = side["faults"] if side is not None else np.zeros(len(Fault), np.int64)
         options, feed = config.sim, config.feed
         session = options.session or new_session()

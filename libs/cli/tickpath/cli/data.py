@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tickpath.cli.watch import counted
+
 
 def run_instruments(files: Sequence[Path], out: Path, say: Callable[[str], None]) -> int:
     """Write the table of recorded data to `out`; returns the exit status."""
@@ -25,7 +27,7 @@ def run_instruments(files: Sequence[Path], out: Path, say: Callable[[str], None]
     say(f"{found['source']}: {found['messages']:,} messages in {minutes:,.1f} minutes")
     if found["findings"]:
         say("findings: " + ", ".join(f"{name} {count:,}" for name, count in found["findings"].items()))
-    say(f"{out}: {found['symbols']} instruments")
+    say(f"{out}: {counted(found['symbols'], 'instrument')}")
     return 0
 
 

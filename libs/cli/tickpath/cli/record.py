@@ -18,6 +18,7 @@ import numpy.typing as npt
 from tickpath.cli.control import ControlError, InputError, System
 from tickpath.cli.launcher import Interrupted, StopRequest
 from tickpath.cli.tap import STREAMS, Place, Source
+from tickpath.cli.watch import counted
 from tickpath.common.recording import BLOCK_BYTES, RecordingError, StreamWriter
 
 ALL_STREAMS: Final = (*STREAMS, "datagrams", "frames")
@@ -206,6 +207,6 @@ def _show(report: dict[str, Any], say: Callable[[str], None]) -> None:
         if found["first_seq"] > 1:
             records += f" from number {found['first_seq']:,} on, the oldest that was still kept,"
         say(
-            f"{stream}: {records} in {found['segments']} segments, {found['bytes'] / 1e6:,.1f} MB;"
+            f"{stream}: {records} in {counted(found['segments'], 'segment')}, {found['bytes'] / 1e6:,.1f} MB;"
             f" {found['missed']:,} missed"
         )

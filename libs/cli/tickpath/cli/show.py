@@ -11,9 +11,11 @@ from tickpath.cli.control import ControlError, Risk, System
 from tickpath.common.instruments import InstrumentTable, make_table
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
 _DEFAULT = "default"
+_ACTIVE = "ACTIVE"
 _SCOPES = ("GLOBAL", "ACCOUNT", "STRATEGY", "SYMBOL")
 
 
@@ -114,13 +116,28 @@ def show_limits(system: System, *, as_json: bool) -> int:
     if as_json:
         _put(answer)
         return 0
-    _print(*_limit_tables(answer))
+    from rich.console import Console  # noqa: PLC0415 - only for people
+
+    print_limits(answer["limits"], Console())
     return 0
 
 
-def _limit_tables(answer: Mapping[str, Any]) -> list[Table]:
+def print_limits(scopes: Mapping[str, Mapping[str, str]], console: Console) -> None:
+    """A row for each scope; where the terminal is too narrow for that, a row for each limit."""
+    tables = _limit_tables(scopes)
+    unbounded = console.options.update_width(10_000)
+    if any(console.measure(table, options=unbounded).minimum > console.width for table in tables):
+        long = _table("scope", "limit", "value")
+        for key, limits in scopes.items():
+            for name, value in limits.items():
+                long.add_row(key, name, str(value))
+        tables = [long]
+    for table in tables:
+        console.print(table, highlight=False)
+
+
+def _limit_tables(scopes: Mapping[str, Mapping[str, str]]) -> list[Table]:
     tables = []
-    scopes = answer["limits"]
     by_fields: dict[tuple[str, ...], Table] = {}
     for key, limits in scopes.items():
         fields = tuple(limits)
@@ -153,12 +170,22 @@ def trip(system: System, scope: str, reason: str, state: str, *, as_json: bool) 
 
 def rearm(system: System, scope: str, reason: str, *, as_json: bool) -> int:
     """Re-arm a kill switch."""
-    answer = Risk(system["risk"]).rearm(key_of(scope), reason)
+    risk, key = Risk(system["risk"]), key_of(scope)
+    before = risk.switches()["states"]
+    answer = risk.rearm(key, reason)
     if as_json:
         _put(answer)
     else:
-        _print(f"{key_of(scope)} is ACTIVE again: {reason}")
+        _print(rearmed(key, before, reason))
     return 0
+
+
+def rearmed(key: str, before: Mapping[str, Mapping[str, str]], reason: str) -> str:
+    """What re-arming has changed; `before`: the switches until then."""
+    if before.get(key, {}).get("state", _ACTIVE) != _ACTIVE:
+        return f"{key} is ACTIVE again: {reason}"
+    tripped = [f"{other} is {switch['state']}" for other, switch in before.items() if switch["state"] != _ACTIVE]
+    return f"{key} was not tripped; it is ACTIVE" + (f" ({', '.join(tripped)})" if tripped else "")
 
 
 def show_switches(system: System, *, as_json: bool) -> int:

@@ -20,6 +20,7 @@ from tickpath.cli.fused.chain import Chain
 from tickpath.cli.fused.kernels.replay import replay
 from tickpath.cli.fused.layout import Why
 from tickpath.cli.report import Evidence, find_problems, make_report
+from tickpath.cli.watch import counted
 from tickpath.common import histogram
 from tickpath.common.config import Config, ConfigError, config_path, load_config
 from tickpath.common.instruments import InstrumentTable, load_instruments
@@ -187,7 +188,7 @@ class Replay:
         held = chain.risk.live["position_lots"][FIRST_SYMBOL_ROW:]
         return Evidence(
             seconds=self.seconds,
-            source=f"{self.tape.source}: {len(self.tape)} messages, {len(self.tape.symbols)} symbols",
+            source=f"{self.tape.source}: {len(self.tape)} messages, {counted(len(self.tape.symbols), 'symbol')}",
             counters={
                 "feed": named(Count, self.feed_counters),
                 "signals": named(SignalsCounter, chain.engine.counters),
