@@ -124,8 +124,9 @@ def _show(report: dict[str, Any], problems: list[str], positions: Mapping[str, i
             symbol, f"{found['fills']:,}", f"{found['volume_lots']:,}", f"{found['position_lots']:,}",
             f"{found['mark']:,.4f}", f"{found['profit']:,.2f}",
         )  # fmt: skip
-    console.print("Profit and loss, before fees; positions at the last mid price", style="bold", highlight=False)
-    console.print(table)
+    if table.row_count:
+        console.print("Profit and loss, before fees; positions at the last mid price", style="bold", highlight=False)
+        console.print(table)
     console.print(f"in all {profit['profit']:,.2f}; {report['messages_per_s']:,} messages/s", highlight=False)
     for stream, digest in report["digests"].items():
         console.print(f"digest of the {stream}: {digest}", highlight=False)
