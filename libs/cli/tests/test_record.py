@@ -294,7 +294,9 @@ class Recorder:
     """The command, recording what a test shows."""
 
     def __init__(self, run_dir: Path, *arguments: str, port: str = "9") -> None:
-        command = [sys.executable, "-m", "tickpath.cli", "record", "--config", str(ROOT / "tickpath.toml")]
+        # Where these tests run in the background of a shell, SIGINT is ignored, which is handed on.
+        python = ["env", "--default-signal=INT", sys.executable]
+        command = [*python, "-m", "tickpath.cli", "record", "--config", str(ROOT / "tickpath.toml")]
         self.process = subprocess.Popen(
             [*command, "--run-dir", str(run_dir), *arguments],
             env={**os.environ, "TICKPATH_EXEC__HTTP_PORT": port, "NO_COLOR": "1"},  # port 9: nobody is there

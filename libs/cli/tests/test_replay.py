@@ -131,7 +131,8 @@ def test_fills_positions_and_profit_are_those_of_the_tape_to_the_cent(traded: Re
     assert report["market_data"] == {"sent": 12, "received": 12, "lost": 0, "repaired": 0}
     assert report["signals"] == 6
     assert report["orders"] == {
-        "sent": 6, "acknowledged": 6, "filled": 5, "cancelled": 1, "rejected_by_venue": 0, "fills": 5, "filled_lots": 6,
+        "sent": 6, "acknowledged": 6, "filled": 5, "cancelled": 1, "rejected_by_venue": 0,
+        "fills": 5, "filled_lots": 6,
     }  # fmt: skip
     abc = -3 * 100.00 + 2 * 99.05 + 1 * (99.10 + 100.00) / 2
     xyz = -50.00 + 49.50  # there is no offer: the bid is the mark

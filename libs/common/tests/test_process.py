@@ -30,7 +30,7 @@ from tickpath.common.pages import (
     hot_page_path,
     read_pauses,
 )
-from tickpath.common.process import AlreadyRunningError, PauseLog, Setup, Watch, claim, pin, renice
+from tickpath.common.process import PARENT_ENV, AlreadyRunningError, PauseLog, Setup, Watch, claim, pin, renice
 
 
 def test_a_name_is_claimed_once_and_free_again_when_its_holder_dies(tmp_path: Path) -> None:
@@ -46,6 +46,29 @@ def test_a_name_is_claimed_once_and_free_again_when_its_holder_dies(tmp_path: Pa
         os.close(claim(tmp_path, "signals.hot"))
         threading.Timer(0.2, holder.kill).start()
         os.close(claim(tmp_path, "feed.hot", wait_s=30))
+
+
+def test_a_process_whose_parent_has_ended_before_it_could_ask_ends_too() -> None:
+    """And one whose parent lives goes on: the second line."""
+    child = (
+        "import sys; sys.stdin.read(); from tickpath.common.process import die_with_parent as d; d(); print('alive')"
+    )
+    parent = (
+        "import os, subprocess, sys\n"
+        f"env = {{**os.environ, {PARENT_ENV!r}: str(os.getpid())}}\n"
+        f"child = subprocess.Popen([sys.executable, '-c', {child!r}], env=env, stdin=int(sys.argv[1]))\n"
+        "if sys.argv[2] == 'stay': child.wait()"
+    )
+    for how, said in (("go", ""), ("stay", "alive\n")):
+        waits, goes_on = os.pipe()
+        command = [sys.executable, "-c", parent, str(waits), how]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, pass_fds=(waits,)) as process:
+            os.close(waits)
+            if how == "go":
+                process.wait(30)
+            os.close(goes_on)
+            assert process.stdout is not None
+            assert process.stdout.read() == said  # until nobody holds the other side any more
 
 
 def test_cores_that_are_not_there_are_refused_with_those_that_are() -> None:

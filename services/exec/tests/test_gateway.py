@@ -352,8 +352,8 @@ def test_a_venue_that_does_not_read_makes_orders_wait_then_be_refused(tmp_path: 
 
 
 def test_an_unknown_host_is_a_mistake_that_is_named(tmp_path: Path) -> None:
-    with pytest.raises(StartError, match=r"exec\.host = 'no such host'"):
-        Trader(tmp_path, 1, host="no such host")
+    with pytest.raises(StartError, match=r"exec\.host = 'no-such-host\.invalid'"):
+        Trader(tmp_path, 1, host="no-such-host.invalid")
 
 
 def test_a_query_answered_out_of_turn_changes_nothing(tmp_path: Path, venue: Venue) -> None:

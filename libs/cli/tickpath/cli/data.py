@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tickpath.cli.watch import counted
+from tickpath.common.process import die_with_parent
 
 
 def run_instruments(files: Sequence[Path], out: Path, say: Callable[[str], None]) -> int:
@@ -58,6 +59,7 @@ def _of_data(files: Sequence[Path], target: Path) -> dict[str, Any]:
 
 def _main(arguments: list[str]) -> int:
     """For the launcher. Returns the exit status."""
+    die_with_parent()
     target, *files = map(Path, arguments)
     found = _of_data(files, target) if files else _live(target)
     sys.stdout.write(json.dumps(found) + "\n")

@@ -32,6 +32,7 @@ from tickpath.cli.redis_server import RedisServer, RedisServerError
 from tickpath.cli.warm_up import WarmUpError, cache_root, ensure_warm
 from tickpath.common.config import CONFIG_ENV, ENV_PREFIX, SERVICES, Config, config_path, load_config
 from tickpath.common.pages import Hot, HotState, Page, PageError, hot_page_path
+from tickpath.common.process import PARENT_ENV
 from tickpath.sim.sources.files import check_files
 from tickpath.sim.sources.tape import DataFileError
 
@@ -241,6 +242,7 @@ class Launcher:
             **_to_environment(sections),
             CONFIG_ENV: str(file.absolute()),
             f"{ENV_PREFIX}ADMIN__TOKEN": self.token,
+            PARENT_ENV: str(os.getpid()),
         }
 
     def _is_live(self, config: Config) -> bool:

@@ -7,11 +7,13 @@ Any of these will do: ``redis-server`` from 6.2 on or ``valkey-server`` on the P
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shutil
 import socket
 import subprocess
 import time
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
@@ -107,7 +109,7 @@ class RedisServer:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                preexec_fn=die_with_parent,  # noqa: PLW1509 - one prctl, no lock is taken
+                preexec_fn=partial(die_with_parent, os.getpid()),  # noqa: PLW1509 - one prctl, no lock is taken
                 start_new_session=True,  # Ctrl-C is for the launcher: it stops the services before their store
             )
         deadline = time.monotonic() + _START_S

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -87,7 +88,7 @@ def _answer(arguments: Sequence[str], environment: Mapping[str, str], stop: Stop
     child = subprocess.Popen(
         [sys.executable, "-m", "tickpath.cli.fused.replay", *arguments], env=environment,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True,
-        preexec_fn=die_with_parent,  # noqa: PLW1509 - one prctl, no lock is taken
+        preexec_fn=partial(die_with_parent, os.getpid()),  # noqa: PLW1509 - one prctl, no lock is taken
     )  # fmt: skip
     with child:
         try:

@@ -22,6 +22,10 @@ from tickpath.common.pages import Hot, Page, PauseKind
 _MCL_CURRENT: Final = 1
 _MCL_FUTURE: Final = 2
 _PR_SET_PDEATHSIG: Final = 1
+_LIBC: Final = ctypes.CDLL(None, use_errno=True)
+
+#: Variable in which whoever starts a process tells it his own number.
+PARENT_ENV: Final = "_TICKPATH_PARENT"
 
 _UPDATE_NS: Final = 1_000_000_000
 _IDLE_GC_NS: Final = 10_000_000_000
@@ -75,9 +79,16 @@ def claim(run_dir: Path, name: str, wait_s: float = 0.0) -> int:
         return descriptor
 
 
-def die_with_parent() -> None:
-    """Ask the kernel for SIGTERM when the parent process ends, so that no hot process is left behind."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+def die_with_parent(parent: int = 0) -> None:
+    """Ask the kernel for SIGTERM when the parent process ends, so that no process is left behind.
+
+    `parent` is its number; 0: what `PARENT_ENV` says, if anybody has set that. Without it the kernel would never tell
+    of a parent that has ended already; with it this process ends as well, at once.
+    """
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    parent = parent or int(os.environ.get(PARENT_ENV, "0"))
+    if parent and os.getppid() != parent:
+        os._exit(128 + signal.SIGTERM)
 
 
 def widen() -> None:

@@ -31,7 +31,7 @@ from tickpath.common.admin import make_app, why_unhealthy
 from tickpath.common.clock import now_ns
 from tickpath.common.config import SERVICES, Config, ConfigError, load_config
 from tickpath.common.pages import Control, Fields, Hot, HotState, Page, PageError, create_side_page, hot_page_path
-from tickpath.common.process import EXIT_USAGE, AlreadyRunningError, StartError, claim, die_with_parent
+from tickpath.common.process import EXIT_USAGE, PARENT_ENV, AlreadyRunningError, StartError, claim, die_with_parent
 
 _MAX_RESTARTS = 20
 _CANCEL_S = 0.5
@@ -180,7 +180,8 @@ class Service:
             self.log.info("no hot process here: in the fused lane it is started by exec")
             return
         self._hot_since_ns = now_ns()
-        self._hot = subprocess.Popen([sys.executable, "-m", module])
+        environment = {**os.environ, PARENT_ENV: str(os.getpid())}
+        self._hot = subprocess.Popen([sys.executable, "-m", module], env=environment)
         self.log.info("hot process started", pid=self._hot.pid, module=module)
 
     def _hot_module(self) -> str | None:
