@@ -39,7 +39,7 @@ class Rig:
         self.config = make_config(
             folder, TABLE,
             links={"lane": "zmq-ipc", "heartbeat_ms": 20},
-            feed={"port": free_port(socket.SOCK_DGRAM), "order_capacity": 1 << 14, "level_capacity": 8192},
+            feed={"port": free_port(), "order_capacity": 1 << 14, "level_capacity": 8192},
             signals={"series_capacity": 16, "strategies": [{"path": f"{PUPPET}:puppet", "id": 1}]},
         )  # fmt: skip
         self.context = make_context()

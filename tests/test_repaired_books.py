@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -44,7 +43,7 @@ class Market:
         """`requests`: whether anybody answers them."""
         write_instruments(tape, folder / "instruments.csv")
         names = ("port", "line_b_port", "retransmission_port", "snapshot_port")
-        feed: dict[str, Any] = {name: free_port(socket.SOCK_DGRAM) for name in names}
+        feed: dict[str, Any] = {name: free_port() for name in names}
         feed |= {"request_timeout_ms": 5, "request_attempts": 10 if requests else 1}
         self.config = load_config(
             ROOT / "tickpath.toml", run_dir=folder / "run", instruments=folder / "instruments.csv",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -61,7 +62,7 @@ def test_what_is_recorded_beside_a_demo_is_what_its_report_says(
     """Every stream, to the last record, after looking with every command; a recorder does not end it either."""
     monkeypatch.setenv("TICKPATH_TAPS__CAPTURE", "true")
     out = tmp_path / "recording"
-    with Command("demo", "--seconds", "12", "--rate", "4000", "--json", "--port-base", "0") as demo:
+    with Command("demo", "--seconds", "200", "--rate", "4000", "--json", "--port-base", "0") as demo:
         demo.wait_for("sim is ready")
         run_dir = demo.run_dir()
         assert eventually(lambda: len(list(run_dir.glob("tap.*.ring"))) == len(TAPS))
@@ -69,9 +70,12 @@ def test_what_is_recorded_beside_a_demo_is_what_its_report_says(
         look = beside(run_dir, "tap", "orders", "--count", "3", "--json", "--since-start")
         demo.wait_for("first tick")
         (book,) = lines(beside(run_dir, "book", SYMBOL, "--levels", "3", "--once", "--json"))
-        status, said, complaints = demo.end()
-        assert status == 0, complaints
         shown = lines(look)
+        assert recorder.stderr is not None
+        assert any("recording " in line for line in recorder.stderr)
+        demo.process.send_signal(signal.SIGINT)  # whoever looks has seen what he wanted: however long that took
+        status, said, complaints = demo.end()
+        assert status == 130, complaints
         (recorded,) = lines(recorder)
         assert demo.left(run_dir) == []
     assert [(found["stream"], found["seq"]) for found in shown] == [("orders", 1), ("orders", 2), ("orders", 3)]

@@ -15,6 +15,7 @@ import zmq
 from tickpath.common.clock import now_ns
 from tickpath.common.config import Config, FeedConfig, load_config
 from tickpath.common.pages import Command, Page, read_text
+from tickpath.common.ports import free_ports
 from tickpath.common.protocols import itch50 as itch
 from tickpath.common.protocols import moldudp64 as mold
 from tickpath.common.protocols.soupbintcp import ClientSession, SequencedData
@@ -82,13 +83,6 @@ class LiveSim(Sim):
         return LiveSim.market
 
 
-def free_port(kind: socket.SocketKind) -> int:
-    with socket.socket(socket.AF_INET, kind) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 class Running:
     """A stage with its page; `turn` is one turn of the loop."""
 
@@ -97,8 +91,8 @@ class Running:
         table = "symbol,tick_size,price_step_ticks,lot_size,multiplier,currency,price_unit\n"
         (folder / "instruments.csv").write_text(f"{table}{SYMBOL},0.01,1,0.00001,1,USD,0.01\n")
         ports = {
-            "retransmission_port": free_port(socket.SOCK_DGRAM),
-            "snapshot_port": free_port(socket.SOCK_STREAM),
+            "retransmission_port": free_ports(1)[0],
+            "snapshot_port": free_ports(1)[0],
             "port": udp.getsockname()[1],
         }
         self.config = load_config(
@@ -106,7 +100,7 @@ class Running:
             run_dir=folder / "run",
             instruments=folder / "instruments.csv",
             feed=FeedConfig(**{**ports, **feed}),
-            exec=base.exec.model_copy(update={"port": free_port(socket.SOCK_STREAM)}),
+            exec=base.exec.model_copy(update={"port": free_ports(1)[0]}),
             sim=base.sim.model_copy(update={"start": "command", "session": "TICKPATH01"}),
         )
         self.context: zmq.Context[Any] = zmq.Context()
@@ -194,7 +188,7 @@ def test_a_live_market_is_played_matched_repeated_and_given_as_a_book(
     assert int(found[-1][1:]) == 6 == stage.player.next_sequence
     stage.tend(now_ns())
     assert market.tended == 1
-    assert read_text(running.page, "source") == "a market in memory: live, 1 symbols"
+    assert read_text(running.page, "source") == "a market in memory: live, 1 symbol"
     assert running.page["counters"][Counter.RETRANSMITTED_MESSAGES] == 2
     assert stage.venue.exchange.book.stats[2] == running.config.feed.order_capacity
 

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from tickpath.common.pages import Page, hot_page_path
+from tickpath.common.ports import free_ports
 from tickpath.common.protocols import moldudp64 as mold
 from tickpath.common.protocols import ouch50 as ouch
 from tickpath.common.protocols.soupbintcp import ClientSession, SequencedData
@@ -32,22 +33,12 @@ ROOT = Path(__file__).parents[2]
 WORD = "SECRET"
 
 
-def free_ports(n: int, kind: socket.SocketKind = socket.SOCK_STREAM) -> list[int]:
-    sockets = [socket.socket(socket.AF_INET, kind) for _ in range(n)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
-
-
 class Deployment:
     """Environment of one exchange in a folder of its own."""
 
     def __init__(self, folder: Path) -> None:
         self.http, self.orders, self.snapshots = free_ports(3)
-        (self.retransmissions,) = free_ports(1, socket.SOCK_DGRAM)
+        (self.retransmissions,) = free_ports(1)
         self.udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.udp.bind(("127.0.0.1", 0))
         self.udp.settimeout(10)

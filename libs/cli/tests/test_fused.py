@@ -78,7 +78,7 @@ class Rig:
         self.config = make_config(
             folder, TABLE,
             links={"lane": "fused"},
-            feed={"port": free_port(socket.SOCK_DGRAM), "order_capacity": 1 << 14, "level_capacity": 512},
+            feed={"port": free_port(), "order_capacity": 1 << 14, "level_capacity": 512},
             signals={"series_capacity": 16, "strategies": [{"path": CONDUCTOR, "id": 1}]},
             risk={"limits": UNLIMITED, "order_rate": "unlimited", "order_capacity": 4096, "cancel_repeat_ms": 10},
             exec={"port": venue.port, **sizes, **options},

@@ -18,13 +18,13 @@ from tickpath.cli.launcher import (
     LaunchError,
     Options,
     StopRequest,
-    _free_ports,
     _last_lines,
     _merge,
     _to_environment,
     place,
 )
 from tickpath.common.config import PROCESSES, ConfigError, load_config
+from tickpath.common.ports import free_ports
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -73,7 +73,7 @@ def test_between_the_exchange_is_kept_away_from_the_pipeline(n: int) -> None:
 
 
 def test_free_ports_are_different_and_free() -> None:
-    ports = _free_ports("127.0.0.1", 7)
+    ports = free_ports(7)
     assert len(set(ports)) == 7
     for port in ports:
         with socket.socket() as probe:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,17 +12,16 @@ import zmq
 from tickpath.common.config import Config, load_config
 from tickpath.common.instruments import InstrumentTable, save_instruments
 from tickpath.common.pages import Page, create_hot_page
+from tickpath.common.ports import free_ports
 from tickpath.common.records import DTYPES, RecordKind
 from tickpath.common.ring import RingReader, RingWriter
 
 ROOT = Path(__file__).parents[3]
 
 
-def free_port(kind: int = socket.SOCK_STREAM) -> int:
+def free_port() -> int:
     """A port that nobody has at the moment."""
-    with socket.socket(socket.AF_INET, kind) as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
+    return free_ports(1)[0]
 
 
 def make_config(folder: Path, table: InstrumentTable, **sections: Any) -> Config:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ from tickpath.common.config import Config, load_config
 from tickpath.common.instruments import save_instruments
 from tickpath.common.links import LogReceiver, LogSender, RingLog
 from tickpath.common.pages import Hot, Page, hot_page_path
+from tickpath.common.ports import free_ports
 from tickpath.common.records import ORDER, REPORT, ExecEvent, OrderState, RecordKind
 from tickpath.exec.journal import read_journal
 
@@ -30,8 +30,7 @@ TOKEN = "a token for tests"  # noqa: S105 - it protects nothing
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
+    return free_ports(1)[0]
 
 
 class Running:

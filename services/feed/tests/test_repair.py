@@ -93,7 +93,7 @@ class Rig:
     def __init__(self, folder: Path, **feed: Any) -> None:
         self.exchange = Exchange()
         options = {
-            "port": free_port(socket.SOCK_DGRAM), "order_capacity": 1 << 14, "level_capacity": 64,
+            "port": free_port(), "order_capacity": 1 << 14, "level_capacity": 64,
             "request_timeout_ms": 20, "request_attempts": 2, "announce_us": 10_000_000, **feed,
         }  # fmt: skip
         self.config = make_config(folder, table_of("AAPL", "MSFT"), feed=options)
@@ -144,7 +144,7 @@ def make_rig(tmp_path: Path) -> Iterator[Any]:
     made: list[Rig] = []
 
     def make(*, retransmission: bool = False, snapshot: bool = False, line_b: bool = False, **feed: Any) -> Rig:
-        rig = Rig(tmp_path, **({"line_b_port": free_port(socket.SOCK_DGRAM)} if line_b else {}), **feed)
+        rig = Rig(tmp_path, **({"line_b_port": free_port()} if line_b else {}), **feed)
         if retransmission or snapshot:  # their ports are known only now: once more, with them
             ports = {
                 "retransmission_port": rig.exchange.retransmission.getsockname()[1] if retransmission else None,

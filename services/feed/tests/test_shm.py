@@ -28,7 +28,7 @@ class Rig:
     def __init__(self, folder: Path, tick_ring: int = 1024) -> None:
         self.config = make_config(
             folder, table_of("AAPL", "MSFT"), links={"tick_ring": tick_ring},
-            feed={"port": free_port(socket.SOCK_DGRAM), "order_capacity": 1 << 14, "level_capacity": 8192},
+            feed={"port": free_port(), "order_capacity": 1 << 14, "level_capacity": 8192},
         )  # fmt: skip
         self.start()
         self.exchange = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)

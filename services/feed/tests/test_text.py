@@ -24,7 +24,7 @@ Rig = tuple[Feed, RingReader, socket.socket]
 
 @pytest.fixture
 def rig(tmp_path: Path) -> Iterator[Rig]:
-    feed = {"source": "text", "port": free_port(socket.SOCK_DGRAM), "order_capacity": 1 << 14, "level_capacity": 64}
+    feed = {"source": "text", "port": free_port(), "order_capacity": 1 << 14, "level_capacity": 64}
     config = make_config(tmp_path, table_of("MSFT", "AAPL"), feed=feed)
     side = create_side_page(config.run_dir, "feed", FeedService.side_fields(config))
     stage: Feed = make_stage(Feed, config, side)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ from tickpath.common.clock import now_ns
 from tickpath.common.config import CONFIG_ENV, Config, load_config
 from tickpath.common.links import FanoutSender, LogReceiver, LogSender, RingLog, make_context
 from tickpath.common.pages import Hot, Page, hot_page_path
+from tickpath.common.ports import free_ports
 from tickpath.common.records import (
     ORDER,
     REPORT,
@@ -80,9 +80,7 @@ def write_config(folder: Path, redis: str, max_long: Any = 5000) -> Config:
         "symbol,tick_size,price_step_ticks,lot_size,multiplier,currency\n"
         "AAPL,0.0001,100,1,1,USD\nMSFT,0.0001,100,1,1,USD\n"
     )
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     text = CONFIG.format(folder=folder, redis=redis, port=port, max_long=max_long)
     (folder / "tickpath.toml").write_text(text, "utf-8")
     return load_config(folder / "tickpath.toml")

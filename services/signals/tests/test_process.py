@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ from tickpath.common.clock import now_ns
 from tickpath.common.config import CONFIG_ENV, Config, load_config
 from tickpath.common.links import FanoutSender, LogReceiver, LogSender, RingLog, make_context
 from tickpath.common.pages import Page, hot_page_path
+from tickpath.common.ports import free_ports
 from tickpath.common.records import REPORT, TICK, Action, ExecEvent, OrderState, RecordKind, TickFlag, pack_cl_ord_id
 from tickpath.signals.layout import Counter
 
@@ -51,9 +51,7 @@ def write_config(folder: Path, strategies: str) -> Config:
         "symbol,tick_size,price_step_ticks,lot_size,multiplier,currency\n"
         "AAPL,0.0001,100,1,1,USD\nMSFT,0.0001,100,1,1,USD\n"
     )
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     risk = tomlkit.parse((ROOT / "tickpath.toml").read_text("utf-8"))["risk"]
     text = CONFIG.format(run_dir=folder / "run", port=port, strategies=strategies)
     (folder / "tickpath.toml").write_text(text + tomlkit.dumps({"risk": risk}), "utf-8")

@@ -32,6 +32,7 @@ from tickpath.cli.redis_server import RedisServer, RedisServerError
 from tickpath.cli.warm_up import WarmUpError, cache_root, ensure_warm
 from tickpath.common.config import CONFIG_ENV, ENV_PREFIX, SERVICES, Config, config_path, load_config
 from tickpath.common.pages import Hot, HotState, Page, PageError, hot_page_path
+from tickpath.common.ports import free_ports
 from tickpath.common.process import PARENT_ENV
 from tickpath.sim.sources.files import check_files
 from tickpath.sim.sources.tape import DataFileError
@@ -259,7 +260,7 @@ class Launcher:
         host = config.admin.host
         _check_host("admin.host", host)
         wanted = [*_PORTS, *([("feed", "line_b_port")] if config.feed.line_b_port is not None else [])]
-        ports = [base + 1 + i for i in range(len(wanted))] if base else _free_ports(host, len(wanted))
+        ports = [base + 1 + i for i in range(len(wanted))] if base else free_ports(len(wanted), host)
         chosen: dict[str, Any] = {}
         for (section, key), port in zip(wanted, ports, strict=True):
             chosen.setdefault(section, {})[key] = port
@@ -532,27 +533,6 @@ def _check_host(key: str, host: str) -> None:
         except OSError as error:
             msg = f"{key} = {host!r}: {error.strerror}; allowed is an address of this machine, or a name of one"
             raise LaunchError(msg, EXIT_INPUT) from None
-
-
-def _free_ports(host: str, n: int) -> list[int]:
-    """Ports that nobody has at this moment, for TCP and for UDP."""
-    held: list[socket.socket] = []
-    ports: list[int] = []
-    try:
-        while len(ports) < n:
-            stream = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-            held.append(stream)
-            stream.bind((host, 0))
-            port = int(stream.getsockname()[1])
-            datagram = socket.socket(stream.family, socket.SOCK_DGRAM)
-            held.append(datagram)
-            with contextlib.suppress(OSError):
-                datagram.bind((host, port))
-                ports.append(port)
-    finally:
-        for item in held:
-            item.close()
-    return ports
 
 
 def _answers(redis_url: str) -> bool:

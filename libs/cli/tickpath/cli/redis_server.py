@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from tickpath.common.ports import free_ports
 from tickpath.common.process import die_with_parent
 
 _OLDEST: Final = (6, 2)
@@ -71,7 +72,7 @@ class RedisServer:
         if port is None and unix_socket is None:
             raise RedisServerError("a Redis server needs a port or a unix socket")
         self.folder = folder
-        self.port = _free_port() if port == 0 else port
+        self.port = free_ports(1)[0] if port == 0 else port
         self.unix_socket = unix_socket
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -154,12 +155,6 @@ class RedisServer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _is_free(port: int) -> bool:
