@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from tickpath.cli.figures import counted
 from tickpath.cli.report import ALARMS, RISK_ALARMS, Evidence, find_problems, make_report, print_report
-from tickpath.cli.watch import counted
 from tickpath.common.records import REPORT, ExecEvent, OrderState, Side
 from tickpath.exec.layout import Counter as ExecCounter
 from tickpath.feed.layout import Count as FeedCounter

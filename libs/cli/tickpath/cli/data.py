@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tickpath.cli.watch import counted
+from tickpath.cli.figures import counted
 from tickpath.common.process import die_with_parent
 
 

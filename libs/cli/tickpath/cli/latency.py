@@ -21,8 +21,8 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from tickpath.cli.figures import microseconds, quantile
 from tickpath.cli.machine import describe_machine, machine
-from tickpath.cli.watch import microseconds, quantile
 from tickpath.common.histogram import BUCKET_UPPER_NS, BUCKETS, COUNT, MAX, NEGATIVE, empty, summary_us
 from tickpath.common.pages import Hot, Page, PauseKind, read_pauses
 from tickpath.common.records import ExecEvent, format_cl_ord_id

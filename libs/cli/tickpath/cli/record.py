@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tickpath.cli.control import ControlError, InputError, System
+from tickpath.cli.figures import counted
 from tickpath.cli.launcher import Interrupted, StopRequest
 from tickpath.cli.tap import STREAMS, Place, Source
-from tickpath.cli.watch import counted
 from tickpath.common.recording import BLOCK_BYTES, RecordingError, StreamWriter
 
 ALL_STREAMS: Final = (*STREAMS, "datagrams", "frames")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from tickpath.cli.watch import counted, quantile
+from tickpath.cli.figures import counted, quantile
 from tickpath.common.records import FIRST_TERMINAL_STATE, ExecEvent, OrderState
 
 if TYPE_CHECKING:

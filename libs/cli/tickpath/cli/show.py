@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from tickpath.cli.control import ControlError, Risk, System
+from tickpath.cli.figures import counted
 from tickpath.common.instruments import InstrumentTable, make_table
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def show_status(system: System, *, as_json: bool) -> int:
             restarts = status.get("restarts")
             notes = [
                 status.get("error") or status.get("notes"),
-                restarts and f"{restarts} restart{'s' * (restarts != 1)}",
+                restarts and counted(restarts, "restart"),
                 *status.get("not_ready", ()),
                 *status.get("warnings", ()),
             ]

@@ -16,11 +16,11 @@ from typing import Any, Final
 
 import numpy as np
 
+from tickpath.cli.figures import counted
 from tickpath.cli.fused.chain import Chain
 from tickpath.cli.fused.kernels.replay import replay
 from tickpath.cli.fused.layout import Why
 from tickpath.cli.report import Evidence, find_problems, make_report
-from tickpath.cli.watch import counted
 from tickpath.common import histogram
 from tickpath.common.config import Config, ConfigError, config_path, load_config
 from tickpath.common.instruments import InstrumentTable, load_instruments
