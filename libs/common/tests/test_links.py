@@ -284,6 +284,21 @@ def test_a_full_ring_takes_no_more_and_says_so(
     assert link.sender.append(records(ORDER, 301, 1)) == 0
 
 
+def test_an_acknowledgement_says_which_report_it_follows(
+    context: zmq.Context[zmq.Socket[bytes]], address: tuple[str, str]
+) -> None:
+    """The last word counts: another journal numbers its reports anew."""
+    link = Shipper(context, address)
+    link.acknowledge = False
+    link.sender.append(records(ORDER, 1, 2))
+    until(lambda: len(link.causes) == 2, link.step)
+    assert link.sender.follows_seq == 0
+    for seq, follows in ((1, 70), (2, 3)):
+        link.receiver.ack(seq, follows)
+        until(lambda seq=seq: link.sender.acked_seq == seq, link.step)  # type: ignore[misc]
+        assert link.sender.follows_seq == follows
+
+
 def test_a_consumer_that_dies_gets_again_what_it_had_not_acknowledged(
     context: zmq.Context[zmq.Socket[bytes]], address: tuple[str, str]
 ) -> None:

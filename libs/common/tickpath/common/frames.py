@@ -14,9 +14,10 @@ decimal (``T000``), so that a subscriber chooses streams by prefix. Part 2: one 
 | 6 | records | bin, the packed records back to back |
 
 A consumer speaks to a producer with WANT, one msgpack array ``[version, consumer, epoch, next_seq, acked_seq,
-window, rewind]``: "I have everything before next_seq, you may forget everything up to acked_seq, send at most
-window records beyond acked_seq; if rewind, begin again at next_seq". It is idempotent, and the only message in
-that direction: subscription, credit, acknowledgement and request to resend in one.
+window, rewind, follows_seq]``: "I have everything before next_seq, you may forget everything up to acked_seq, send at
+most window records beyond acked_seq; if rewind, begin again at next_seq". It is idempotent, and the only message in
+that direction: subscription, credit, acknowledgement and request to resend in one. `follows_seq` is the number of a
+report: who has all reports up to it knows what became of all that is acknowledged. 0: nothing is said of that.
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ class Want(msgspec.Struct, array_like=True, frozen=True, gc=False):
     acked_seq: int
     window: int
     rewind: bool
+    follows_seq: int = 0
 
 
 _decode_envelope: Final = msgspec.msgpack.Decoder(Envelope).decode

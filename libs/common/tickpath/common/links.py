@@ -431,12 +431,13 @@ class FanoutReceiver:
 class _Consumer:
     """What a LogSender knows of one consumer."""
 
-    __slots__ = ("acked", "identity", "last_sent_ns", "limit", "next_send", "told_end")
+    __slots__ = ("acked", "follows", "identity", "last_sent_ns", "limit", "next_send", "told_end")
 
     def __init__(self, identity: bytes, next_send: int, acked: int) -> None:
         self.identity = identity
         self.next_send = next_send
         self.acked = acked
+        self.follows = 0
         self.limit = acked
         self.last_sent_ns = 0
         self.told_end = False
@@ -478,6 +479,11 @@ class LogSender:
         """Everything up to here is acknowledged by every required consumer."""
         acked = [self._consumers[name].acked if name in self._consumers else 0 for name in self._required]
         return min(acked, default=self.log.next_seq - 1)
+
+    @property
+    def follows_seq(self) -> int:
+        """Who has all reports up to here knows what became of what is acknowledged (see `tickpath.common.frames`)."""
+        return max((self._consumers[name].follows for name in self._required if name in self._consumers), default=0)
 
     def consumers(self) -> dict[str, int]:
         """Consumer → number of records that it has not acknowledged."""
@@ -566,6 +572,7 @@ class LogSender:
             consumer.next_send = want.next_seq
         if known:
             consumer.acked = max(consumer.acked, want.acked_seq)
+            consumer.follows = want.follows_seq
         consumer.limit = consumer.acked + want.window
         self._ship(consumer, now_ns)
         quiet = now_ns - consumer.last_sent_ns >= self._config.heartbeat_ms * 1_000_000
@@ -599,6 +606,7 @@ class LogReceiver:
         self._epoch = 0
         self._expected = 1
         self._acked = 0
+        self._follows = 0
         self._said_acked = 0
         self._said_ns = 0
         self._rewound_ns = 0
@@ -667,12 +675,16 @@ class LogReceiver:
             self._expected += len(fresh)
             self.received += len(fresh)
 
-    def ack(self, seq: int) -> None:
-        """Everything up to `seq` need not come again (of the present epoch; beyond what was received is an error)."""
+    def ack(self, seq: int, follows_seq: int = 0) -> None:
+        """Everything up to `seq` need not come again (of the present epoch; beyond what was received is an error).
+
+        `follows_seq`: see `tickpath.common.frames`.
+        """
         if not 0 <= seq < self._expected:
             msg = f"cannot acknowledge {seq}: received up to {self._expected - 1}"
             raise ValueError(msg)
         self._acked = max(self._acked, seq)
+        self._follows = follows_seq
 
     def tend(self, now_ns: int) -> None:
         """Tell the producer: at every heartbeat, and at once when a quarter of the window was acknowledged."""
@@ -682,7 +694,9 @@ class LogReceiver:
 
     def _say(self, now_ns: int, *, rewind: bool = False) -> None:
         window = self._config.window
-        want = (SCHEMA_VERSION, self._consumer, self._epoch, self._expected, self._acked, window, rewind)
+        want = (
+            SCHEMA_VERSION, self._consumer, self._epoch, self._expected, self._acked, window, rewind, self._follows
+        )  # fmt: skip
         self._said_ns = now_ns
         try:
             self.socket.send(_encode_tuple(want), zmq.NOBLOCK)

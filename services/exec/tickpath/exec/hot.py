@@ -77,7 +77,7 @@ class Exec(ExecPage, Stage):
     def _acknowledge(self) -> None:
         """What is journaled need not come again."""
         if not self._held:
-            self.receiver.ack(self.receiver.expected_seq - 1)
+            self.receiver.ack(self.receiver.expected_seq - 1, self.orders.journal.next_seq - 1)
 
     def tend(self, now: int) -> None:
         """Links, gateway, journal, page."""

@@ -159,7 +159,7 @@ class Risk(RiskPage, Stage):
         while self.decided and self.decided[0][1] <= acked:
             seq = self.decided.popleft()[0]
         if seq >= 0:
-            self.signals.ack(seq)
+            self.signals.ack(seq, self.orders.follows_seq)
         if len(self.left) and self.log.room:
             orders, self.left = self.left, self.left[:0]
             self._send(orders)

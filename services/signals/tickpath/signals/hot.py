@@ -41,6 +41,7 @@ class Signals(SignalsPage, Stage):
         )  # fmt: skip
         self.tap, self._out_at = Tap(config, "signals", self.epoch), self.out.ctypes.data
         self.waiting: deque[Records] = deque()  # ticks that the strategies have not seen yet
+        self._answers: deque[tuple[int, int]] = deque()  # report that must be here first, signals answered then
         self.report_epoch = 0
         self.drain_until_ns = 0
 
@@ -78,12 +79,26 @@ class Signals(SignalsPage, Stage):
         for first_seq, records in batches:
             self.engine.apply(records)
             self.reports.ack(first_seq + len(records) - 1)
+        self._acknowledge()
         self._mute()
 
     def _take_answers(self, now: int) -> None:
         self.sender.serve(now)
-        self.engine.acknowledge(self.sender.acked_seq)
+        answer = self.sender.follows_seq, self.sender.acked_seq
+        while self._answers and self._answers[-1][0] > answer[0]:  # of a journal that is not the present one
+            self._answers.pop()
+        if not self._answers or self._answers[-1] != answer:
+            self._answers.append(answer)
+        self._acknowledge()
         self._count_unanswered()
+
+    def _acknowledge(self) -> None:
+        """A signal counts as answered when the reports of its order are applied, or the order would look refused.
+
+        They come over another link than the answer, and when there is much to do they come later.
+        """
+        while self._answers and self._answers[0][0] < self.reports.expected_seq:
+            self.engine.acknowledge(self._answers.popleft()[1])
 
     def _count_unanswered(self) -> None:
         self.counts[Counter.SIGNALS_UNANSWERED] = self.log.next_seq - 1 - self.sender.acked_seq

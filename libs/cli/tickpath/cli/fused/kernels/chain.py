@@ -74,7 +74,7 @@ def _send_orders(w, exec_ctx, now_ns):
 
 @inlined
 def _acknowledge(w):
-    """Every signal so far is an order in the journal, or was refused."""
+    """Every signal so far is an order whose reports are known, or was refused."""
     words = words_at(w[Reg.MEMORY], Word.TABLES)
     words[Word.ACKED_SEQ] = words[Word.SIGNAL_SEQ]
 
@@ -157,10 +157,10 @@ def advance(w, risk_ctx, exec_ctx, fixed_ns):
             if not _decide(w, risk_ctx, now_ns):
                 return int64(Why.LIMITS)
         elif w[Reg.TICK_AT] < w[Reg.TICK_END]:
-            _acknowledge(w)
+            if w[Reg.REPORT_NEXT] == exec_ctx[ExecReg.NEXT_SEQ]:  # else an order would look refused
+                _acknowledge(w)
             _run(w, now_ns)
         elif w[Reg.REPORT_NEXT] < exec_ctx[ExecReg.NEXT_SEQ]:
-            _acknowledge(w)
             if not _report(w, risk_ctx, exec_ctx, now_ns):
                 return int64(Why.REPORTS)
         else:
