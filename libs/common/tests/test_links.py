@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,6 +12,8 @@ import msgspec
 import numpy as np
 import pytest
 import zmq
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tickpath.common import frames
 from tickpath.common.clock import now_ns
@@ -23,6 +26,8 @@ from tickpath.common.links import (
     LogReceiver,
     LogSender,
     RingLog,
+    _Inbox,
+    _Outlet,
 )
 from tickpath.common.records import ORDER, SIGNAL, TICK, RecordKind
 
@@ -51,6 +56,23 @@ def context() -> Iterator[zmq.Context[zmq.Socket[bytes]]]:
 @pytest.fixture
 def address(tmp_path: Path) -> tuple[str, str]:
     return f"ipc://{tmp_path}/link", f"ipc://{tmp_path}/link.want"
+
+
+def lose(inbox: Any, drops: Callable[[int, Any], bool]) -> list[Any]:
+    """From now on this inbox loses the frames of which ``drops(number of the frame, frame)``; those come here."""
+    take, dropped, n = inbox.take, [], 0
+
+    def lossy(*expected: int) -> Any:
+        nonlocal n
+        while (frame := take(*expected)) is not None:
+            n += 1
+            if not drops(n, frame):
+                break
+            dropped.append(frame)
+        return frame
+
+    inbox.take = lossy
+    return dropped
 
 
 def records(dtype: np.dtype[np.void], first: int, n: int) -> np.ndarray:
@@ -132,17 +154,7 @@ def test_fanout_recovers_frames_that_were_dropped_on_the_way(
 ) -> None:
     sender = FanoutSender(context, address, RecordKind.TICK, "feed", 7, CONFIG)
     subscriber = Subscriber(context, address)
-    deliver = subscriber.link._take
-    dropped = 0
-
-    def lossy(envelope, batch, now, live, out):  # type: ignore[no-untyped-def]
-        nonlocal dropped
-        if live and envelope.first_seq % 3 == 0:
-            dropped += 1
-        else:
-            deliver(envelope, batch, now, live, out)
-
-    subscriber.link._take = lossy  # type: ignore[method-assign]
+    dropped = lose(subscriber.link._inboxes[1][1], lambda number, _: number % 3 == 0)
     sent = 0
 
     def step() -> None:
@@ -155,7 +167,8 @@ def test_fanout_recovers_frames_that_were_dropped_on_the_way(
         subscriber.step()
 
     until(lambda: len(subscriber.causes) >= 500, step)
-    assert dropped > 0
+    assert len(dropped) > 0
+    assert subscriber.link.repaired > 0
     assert subscriber.causes == list(range(1, 501))
     assert subscriber.link.lost == 0
 
@@ -335,20 +348,11 @@ def test_records_lost_at_the_end_of_a_stream_are_sent_again(
     link = Shipper(context, address)
     link.sender.append(records(ORDER, 1, 5))
     until(lambda: len(link.causes) == 5, link.step)
-    take = link.receiver._take
-    drop = 1
-
-    def lossy(envelope, batch, now, out):  # type: ignore[no-untyped-def]
-        nonlocal drop
-        if drop and len(batch):
-            drop -= 1
-        else:
-            take(envelope, batch, now, out)
-
-    link.receiver._take = lossy  # type: ignore[method-assign]
+    dropped = lose(link.receiver._inbox, lambda _, frame: not dropped and not isinstance(frame, bytes))
     link.sender.append(records(ORDER, 6, 2))
     until(lambda: len(link.causes) == 7, link.step)
     assert link.causes == list(range(1, 8))
+    assert len(dropped) == 1
     assert link.sender.resent >= 2
 
 
@@ -381,3 +385,105 @@ def test_a_path_too_long_for_a_socket_is_refused_with_its_length(context: zmq.Co
     far = "ipc:///tmp/" + "x" * 120
     with pytest.raises(LinkError, match="allowed are 107"):
         FanoutSender(context, (far, far), RecordKind.TICK, "feed", 1, CONFIG)
+
+
+# -- frames that are written and read by kernels ---------------------------------------------------------------------
+
+
+def test_what_is_expected_is_taken_by_the_kernel_alone(
+    context: zmq.Context[zmq.Socket[bytes]], address: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the first frame of an epoch and heartbeats are looked at in Python."""
+    decoded: list[int] = []
+
+    def decode(payload: bytes, kind: RecordKind) -> Any:
+        envelope, batch = frames_decode(payload, kind)
+        decoded.append(len(batch))
+        return envelope, batch
+
+    frames_decode = frames.decode
+    monkeypatch.setattr(frames, "decode", decode)
+    link = Shipper(context, address)
+    link.sender.send(records(ORDER, 1, 1), now_ns())
+    until(lambda: len(link.causes) == 1, link.step)
+    ticks = Subscriber(context, (f"{address[0]}.ticks", f"{address[1]}.ticks"))
+    feed = FanoutSender(context, (f"{address[0]}.ticks", f"{address[1]}.ticks"), RecordKind.TICK, "feed", 7, CONFIG)
+
+    def heard() -> None:
+        feed.tend(now_ns())
+        ticks.step()
+
+    until(lambda: ticks.link.connected(now_ns()), heard)
+    decoded.clear()
+    for first in range(2, 42, 2):
+        assert link.sender.send(records(ORDER, first, 2), now_ns()) == 2
+        feed.send(records(TICK, first, 2), now_ns())
+        until(lambda first=first: link.causes[-1] == first + 1, link.step)  # type: ignore[misc]
+        until(lambda first=first: ticks.causes[-1:] == [first + 1], ticks.step)  # type: ignore[misc]
+    assert link.causes == list(range(1, 42))
+    assert ticks.causes == list(range(2, 42))
+    assert not any(decoded)
+
+
+@pytest.fixture(scope="module")
+def pipe() -> Iterator[tuple[Any, Any]]:
+    """Two ends of a connection inside this process."""
+    with zmq.Context() as context:
+        ends = context.socket(zmq.PAIR), context.socket(zmq.PAIR)
+        ends[0].bind("inproc://frames")
+        ends[1].connect("inproc://frames")
+        yield ends
+        for end in ends:
+            end.close(0)
+
+
+def take(pipe: tuple[Any, Any], payload: bytes, epoch: int, expected: int) -> Any:
+    pipe[0].send_multipart((frames.topic(RecordKind.ORDER), payload))
+    return _Inbox(pipe[1], RecordKind.ORDER, CONFIG, Counter()).take(epoch, expected)
+
+
+def payload_of(pipe: tuple[Any, Any], batch: np.ndarray, source: str, epoch: int, first_seq: int, sent: int) -> bytes:
+    assert _Outlet(pipe[0], RecordKind.ORDER, source, epoch, 50).send(batch, first_seq, sent) == 0
+    topic, payload = pipe[1].recv_multipart()
+    assert topic == frames.topic(RecordKind.ORDER)
+    return bytes(payload)
+
+
+numbers = (
+    st.integers(1, 2**62) | st.integers(1, 300) | st.sampled_from([2**n + k for n in (7, 8, 16, 32) for k in (-1, 0)])
+)
+
+
+@given(numbers, numbers, numbers, st.integers(1, 50), st.sampled_from(["risk", "x", "n" * 31]))
+def test_a_frame_of_the_kernel_is_what_any_reader_of_msgpack_reads(
+    pipe: tuple[Any, Any], epoch: int, first_seq: int, sent: int, n: int, source: str
+) -> None:
+    """Written by the kernel; read by the library, and by the kernel in both forms of integers."""
+    batch = records(ORDER, 1, n)
+    payload = payload_of(pipe, batch, source, epoch, first_seq, sent)
+    envelope, read = frames.decode(payload, RecordKind.ORDER)
+    assert (envelope.source, envelope.epoch) == (source, epoch)
+    assert (envelope.first_seq, envelope.sent_ns) == (first_seq, sent)
+    shortest = msgspec.msgpack.encode((1, int(RecordKind.ORDER), source, epoch, first_seq, sent, batch.tobytes()))
+    for form in (payload, shortest):
+        assert take(pipe, form, epoch, first_seq).tobytes() == read.tobytes() == batch.tobytes()
+        assert take(pipe, form, epoch, first_seq + 1) == form
+        assert take(pipe, form, epoch + 1, first_seq) == form
+        assert take(pipe, form, 0, first_seq) == form
+
+
+@given(st.data())
+def test_the_kernel_takes_no_frame_that_the_library_refuses(pipe: tuple[Any, Any], data: st.DataObject) -> None:
+    """Bytes changed, cut off and added: whoever gets records gets those that `tickpath.common.frames` finds."""
+    payload = bytearray(payload_of(pipe, records(ORDER, 1, data.draw(st.integers(0, 3))), "risk", 9, 40, 1_000))
+    for at in data.draw(st.lists(st.integers(0, len(payload) - 1), max_size=3)):
+        payload[min(at, 60) if data.draw(st.booleans()) else at] = data.draw(st.integers(0, 255))
+    end = data.draw(st.integers(0, len(payload)) | st.just(len(payload)))
+    damaged = bytes(payload[:end]) + data.draw(st.binary(max_size=3))
+    taken = take(pipe, damaged, 9, 40)
+    if isinstance(taken, bytes):
+        assert taken == damaged
+        return
+    envelope, read = frames.decode(damaged, RecordKind.ORDER)
+    assert (envelope.epoch, envelope.first_seq) == (9, 40)
+    assert taken.tobytes() == read.tobytes()

@@ -22,6 +22,7 @@ report: who has all reports up to it knows what became of all that is acknowledg
 
 from __future__ import annotations
 
+import struct
 from typing import Final
 
 import msgspec
@@ -73,6 +74,21 @@ _decode_want: Final = msgspec.msgpack.Decoder(Want).decode
 def topic(kind: RecordKind, shard: int = 0) -> bytes:
     """Topic of a stream."""
     return b"%c%03d" % (kind, shard)
+
+
+def header(kind: RecordKind, source: str, epoch: int) -> bytes:
+    """Payload of a frame up to its records, with zeros for what changes from frame to frame.
+
+    It ends with first_seq (9 bytes), sent_ns (9) and the head of the records (5), each of them a byte that says what
+    comes and a big-endian integer: msgpack's longest forms, so that all of them stay where they are.
+    """
+    name = msgspec.msgpack.encode(source)
+    if not 0xA0 <= name[0] <= 0xBF:
+        msg = f"the name of a producer may have 31 bytes, {source!r} has {len(source.encode())}"
+        raise ValueError(msg)
+    uint64 = struct.Struct(">BQ")
+    numbers = uint64.pack(0xCF, epoch) + 2 * uint64.pack(0xCF, 0)
+    return bytes((0x97, SCHEMA_VERSION, kind)) + name + numbers + struct.pack(">BI", 0xC6, 0)
 
 
 def decode(payload: bytes | memoryview, kind: RecordKind) -> tuple[Envelope, npt.NDArray[np.void]]:

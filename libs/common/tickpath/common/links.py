@@ -28,9 +28,9 @@ import zmq
 
 from tickpath.common import frames
 from tickpath.common.config import LinksConfig
-from tickpath.common.frames import Envelope, FrameError, Want
+from tickpath.common.frames import FrameError, Want
 from tickpath.common.jit import direct
-from tickpath.common.kernels.zeromq import receive_frame, send
+from tickpath.common.kernels.zeromq import receive_records, send_records
 from tickpath.common.records import DTYPES, SCHEMA_VERSION, RecordKind
 
 Records = npt.NDArray[np.void]
@@ -42,7 +42,7 @@ _ENVELOPE_BYTES = 1024  # of a frame beyond its records, more than enough
 _HELD_FRAMES = 4096  # most live frames kept back while a gap is being repaired
 
 
-_receive_frame, _send = direct(receive_frame), direct(send)
+_receive_records, _send_records = direct(receive_records), direct(send_records)
 
 
 class LinkError(Exception):
@@ -108,13 +108,22 @@ class _Inbox:
         self, socket: zmq.Socket[bytes], kind: RecordKind, config: LinksConfig, errors: Counter[str]
     ) -> None:
         self._address = socket.underlying
-        self._kind = int(kind)
-        self._buffer = np.zeros(config.frame_records * DTYPES[kind].itemsize + _ENVELOPE_BYTES, dtype=np.uint8)
+        self._kind, self._dtype = int(kind), DTYPES[kind]
+        self._record_size = self._dtype.itemsize
+        self._buffer = np.zeros(config.frame_records * self._record_size + _ENVELOPE_BYTES, dtype=np.uint8)
+        self._bytes = self._buffer.data
         self._errors = errors
 
-    def take(self) -> bytes | None:
-        """Payload of the frame at the head of the queue; None when there is none."""
-        size = _receive_frame(self._address, self._buffer, frames.TOPIC_SIZE, self._kind)
+    def take(self, epoch: int = 0, expected: int = 0) -> Records | bytes | None:
+        """The frame at the head of the queue; None when there is none.
+
+        If it has records of `epoch`, the first of them `expected`, then these; else its payload.
+        """
+        size, at = _receive_records(
+            self._address, self._buffer, frames.TOPIC_SIZE, self._kind, epoch, expected, self._record_size
+        )
+        if at and not size >> 32:
+            return np.frombuffer(self._bytes[at:size].tobytes(), self._dtype)
         if size < 0:
             return None
         if size >> 32:
@@ -125,10 +134,31 @@ class _Inbox:
         if size > len(self._buffer):
             self._errors["size"] += 1
             return None
-        return self._buffer[:size].tobytes()
+        return self._bytes[:size].tobytes()
 
 
-_encode_tuple = msgspec.msgpack.Encoder().encode  # a tuple is an Envelope or a Want, and quicker to make than one
+class _Outlet:
+    """Frames of a stream to one peer of a socket (`identity`) or to all of them, written and sent by the kernel."""
+
+    def __init__(
+        self, socket: zmq.Socket[bytes], kind: RecordKind, source: str, epoch: int, most: int, identity: bytes = b""
+    ) -> None:
+        head = identity + frames.topic(kind) + frames.header(kind, source, epoch)
+        self.identity = identity
+        self._address = socket.underlying
+        self._head = len(head)
+        self._parts = (len(identity), frames.TOPIC_SIZE) if identity else (frames.TOPIC_SIZE, 0)
+        self._frame = np.zeros(len(head) + most * DTYPES[kind].itemsize, dtype=np.uint8)
+        self._frame[: len(head)] = np.frombuffer(head, np.uint8)
+
+    def send(self, records: Records, first_seq: int, now_ns: int) -> int:
+        """Send at most `most` records; 0 or -errno. Never blocks."""
+        first, second = self._parts
+        packed = records.view(np.uint8)
+        return int(_send_records(self._address, self._frame, first, second, self._head, packed, first_seq, now_ns))
+
+
+_encode_tuple = msgspec.msgpack.Encoder().encode  # a tuple is a Want, and quicker to make than one
 
 
 class RingLog:
@@ -160,8 +190,9 @@ class RingLog:
         """How many records can be appended without overwriting one that is not acknowledged."""
         return self.capacity - (self.next_seq - 1 - self.acked_seq)
 
-    def append(self, packed: bytes) -> None:
-        """Append packed records, at most `capacity` of them; the oldest are overwritten."""
+    def append(self, records: Records) -> None:
+        """Append records, at most `capacity` of them; the oldest are overwritten."""
+        packed = records.tobytes()
         start = (self.next_seq & self._mask) * self._size
         first = min(len(packed), self.capacity * self._size - start)
         self._bytes[start : start + first] = packed[:first]
@@ -207,14 +238,14 @@ class FanoutSender:
         config: LinksConfig,
     ) -> None:
         self._config = config
-        self._kind, self._source, self._epoch = int(kind), source, epoch
-        self._topic = frames.topic(kind)
+        self._stream = kind, source, epoch, config.frame_records
+        self._epoch = epoch
         self.log = RingLog(DTYPES[kind], config.tick_ring)
         self._pub = _socket(context, zmq.PUB, config)
         self.want = _socket(context, zmq.ROUTER, config)
         _bind(self._pub, address[0])
-        self._address = self._pub.underlying
         _bind(self.want, address[1])
+        self._outlet = _Outlet(self._pub, *self._stream)
         self._last_sent_ns = 0
         self.replayed = 0
         self.errors: Counter[str] = Counter()
@@ -224,26 +255,20 @@ class FanoutSender:
         """Number that the next record will get."""
         return self.log.next_seq
 
-    def _frame(self, first_seq: int, packed: bytes, now_ns: int) -> bytes:
-        return _encode_tuple((SCHEMA_VERSION, self._kind, self._source, self._epoch, first_seq, now_ns, packed))
-
-    def _publish(self, payload: bytes, now_ns: int) -> None:
-        _send(self._address, np.frombuffer(self._topic + payload, np.uint8), frames.TOPIC_SIZE, 0)
-        self._last_sent_ns = now_ns
-
     def send(self, records: Records, now_ns: int) -> None:
         """Publish a batch; keeps it for replay. Never blocks, never fails: a full pipe drops, and shows as a gap."""
         most = self._config.frame_records
         for start in range(0, len(records), most):
-            packed = records[start : start + most].tobytes()
-            payload = self._frame(self.log.next_seq, packed, now_ns)
-            self.log.append(packed)
-            self._publish(payload, now_ns)
+            some = records[start : start + most]
+            self._outlet.send(some, self.log.next_seq, now_ns)
+            self.log.append(some)
+        self._last_sent_ns = now_ns
 
     def tend(self, now_ns: int) -> None:
         """Say how far the stream has got when it is quiet, so that a loss at its end is noticed too."""
         if now_ns - self._last_sent_ns >= self._config.heartbeat_ms * 1_000_000:
-            self._publish(self._frame(self.log.next_seq, b"", now_ns), now_ns)
+            self._outlet.send(self.log.read(1, 0), self.log.next_seq, now_ns)
+            self._last_sent_ns = now_ns
 
     def serve(self, now_ns: int) -> None:
         """Answer requests for records that subscribers lack: one frame for each request."""
@@ -255,7 +280,7 @@ class FanoutSender:
                 continue
             first = max(want.next_seq if want.epoch == self._epoch else 1, self.log.oldest_seq)
             records = self.log.read(first, min(self._config.frame_records, want.window))
-            self.want.send_multipart((identity, self._topic, self._frame(first, records.tobytes(), now_ns)))
+            _Outlet(self.want, *self._stream, identity).send(records, first, now_ns)
             self.replayed += len(records)
 
     def close(self) -> None:
@@ -328,17 +353,25 @@ class FanoutReceiver:
             if ready is not None and socket not in ready:
                 continue
             for _ in range(most):
-                if (payload := inbox.take()) is None:
+                plain = live and not self._gap_since_ns and not self._held
+                if (frame := inbox.take(self._epoch if plain else 0, self._expected)) is None:
                     break
-                try:
-                    envelope, records = frames.decode(payload, self._kind)
-                except FrameError as error:
-                    self.errors[error.reason] += 1
-                    continue
-                self._take(envelope, records, now_ns, live, out)
+                if isinstance(frame, bytes):
+                    self._take(frame, now_ns, live, out)
+                else:
+                    self._expected = self._known_end = self._expected + len(frame)
+                    self._joined = True
+                    self.received += len(frame)
+                    self._last_heard_ns = now_ns
+                    out.append(frame)
         return out
 
-    def _take(self, envelope: Envelope, records: Records, now_ns: int, live: bool, out: list[Records]) -> None:
+    def _take(self, payload: bytes, now_ns: int, live: bool, out: list[Records]) -> None:
+        try:
+            envelope, records = frames.decode(payload, self._kind)
+        except FrameError as error:
+            self.errors[error.reason] += 1
+            return
         if envelope.epoch != self._epoch:
             if envelope.epoch < self._epoch:
                 self.errors["old_epoch"] += 1
@@ -431,10 +464,10 @@ class FanoutReceiver:
 class _Consumer:
     """What a LogSender knows of one consumer."""
 
-    __slots__ = ("acked", "follows", "identity", "last_sent_ns", "limit", "next_send", "told_end")
+    __slots__ = ("acked", "follows", "last_sent_ns", "limit", "next_send", "outlet", "told_end")
 
-    def __init__(self, identity: bytes, next_send: int, acked: int) -> None:
-        self.identity = identity
+    def __init__(self, outlet: _Outlet, next_send: int, acked: int) -> None:
+        self.outlet = outlet
         self.next_send = next_send
         self.acked = acked
         self.follows = 0
@@ -462,14 +495,13 @@ class LogSender:
         required: tuple[str, ...] = (),
     ) -> None:
         self._config = config
-        self._kind, self._source, self._epoch = int(kind), source, epoch
-        self._topic = frames.topic(kind)
+        self._stream = kind, source, epoch, config.frame_records
+        self._epoch = epoch
         self._required = required
         self.log = log
         self.socket = _socket(context, zmq.ROUTER, config)
         self.socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         _bind(self.socket, address[1])
-        self._address = self.socket.underlying
         self._consumers: dict[str, _Consumer] = {}
         self.resent = self.held_back = self.departed = 0
         self.errors: Counter[str] = Counter()
@@ -497,8 +529,25 @@ class LogSender:
             raise TypeError(msg)
         n = min(len(records), log.room)
         if n:
-            log.append(records[:n].tobytes())
+            log.append(records[:n])
         return n
+
+    def send(self, records: Records, now_ns: int) -> int:
+        """`append` and `pump`; who has all that came before is sent these first, and then they are kept."""
+        log = self.log
+        n = min(len(records), log.room if isinstance(log, RingLog) else 0, self._config.frame_records)
+        first, end = log.next_seq, log.next_seq + n
+        for consumer in self._consumers.values():
+            if (
+                consumer.next_send == first
+                and end <= consumer.limit + 1
+                and n
+                and self._send(consumer, first, records[:n], now_ns)
+            ):
+                consumer.next_send = end
+        taken = self.append(records)
+        self.pump(now_ns)
+        return taken
 
     def pump(self, now_ns: int) -> None:
         """Ship what is new to every consumer, within its window."""
@@ -515,11 +564,7 @@ class LogSender:
             consumer.next_send += len(records)
 
     def _send(self, consumer: _Consumer, first_seq: int, records: Records, now_ns: int) -> bool:
-        payload = _encode_tuple(
-            (SCHEMA_VERSION, self._kind, self._source, self._epoch, first_seq, now_ns, records.tobytes())
-        )
-        data = np.frombuffer(consumer.identity + self._topic + payload, np.uint8)
-        error = _send(self._address, data, len(consumer.identity), frames.TOPIC_SIZE)
+        error = consumer.outlet.send(records, first_seq, now_ns)
         if error == -errno.EAGAIN:  # its pipe is full: the next pump tries again
             self.held_back += 1
             return False
@@ -529,6 +574,9 @@ class LogSender:
             return False
         consumer.last_sent_ns = now_ns
         return True
+
+    def _outlet_to(self, identity: bytes) -> _Outlet:
+        return _Outlet(self.socket, *self._stream, identity)
 
     def serve(self, now_ns: int) -> None:
         """Take what the consumers want, and pump."""
@@ -552,18 +600,20 @@ class LogSender:
             acked = want.acked_seq if known else self.log.oldest_seq - 1
             if not known and isinstance(self.log, RingLog):
                 acked = self.log.acked_seq
-            said_again = consumer is not None and consumer.identity == identity and want.epoch == 0
+            said_again = consumer is not None and consumer.outlet.identity == identity and want.epoch == 0
             if (
                 said_again
                 and consumer is not None
                 and now_ns - consumer.last_sent_ns < self._config.resend_ms * 1_000_000
             ):
                 return  # before our first frame could reach it
-            consumer = _Consumer(identity, want.next_seq if known else acked + 1, acked)
+            consumer = _Consumer(self._outlet_to(identity), want.next_seq if known else acked + 1, acked)
             self._consumers[want.consumer] = consumer
-        elif consumer.identity != identity or want.rewind:
+        elif consumer.outlet.identity != identity or want.rewind:
             self.resent += max(0, consumer.next_send - want.next_seq)
-            consumer.identity, consumer.next_send = identity, want.next_seq
+            consumer.next_send = want.next_seq
+            if consumer.outlet.identity != identity:
+                consumer.outlet = self._outlet_to(identity)
         elif (
             want.next_seq < consumer.next_send
             and now_ns - consumer.last_sent_ns >= self._config.resend_ms * 1_000_000
@@ -638,16 +688,25 @@ class LogReceiver:
     def receive(self, now_ns: int) -> list[tuple[int, Records]]:
         """Batches (number of the first record, records), in order: of one frame; the next poll tells of more."""
         out: list[tuple[int, Records]] = []
-        if (payload := self._inbox.take()) is not None:
-            try:
-                envelope, records = frames.decode(payload, self._kind)
-            except FrameError as error:
-                self.errors[error.reason] += 1
-            else:
-                self._take(envelope, records, now_ns, out)
+        frame = self._inbox.take(self._epoch, self._expected)
+        if isinstance(frame, bytes):
+            self._take(frame, now_ns, out)
+        elif frame is not None:
+            self._last_heard_ns = now_ns
+            self._deliver(frame, out)
         return out
 
-    def _take(self, envelope: Envelope, records: Records, now_ns: int, out: list[tuple[int, Records]]) -> None:
+    def _deliver(self, records: Records, out: list[tuple[int, Records]]) -> None:
+        out.append((self._expected, records))
+        self._expected += len(records)
+        self.received += len(records)
+
+    def _take(self, payload: bytes, now_ns: int, out: list[tuple[int, Records]]) -> None:
+        try:
+            envelope, records = frames.decode(payload, self._kind)
+        except FrameError as error:
+            self.errors[error.reason] += 1
+            return
         first = envelope.first_seq
         if envelope.epoch != self._epoch:
             if envelope.epoch < self._epoch:
@@ -670,10 +729,7 @@ class LogReceiver:
             return
         self.duplicates += min(skip, len(records))
         if skip < len(records):
-            fresh = records[skip:]
-            out.append((self._expected, fresh))
-            self._expected += len(fresh)
-            self.received += len(fresh)
+            self._deliver(records[skip:], out)
 
     def ack(self, seq: int, follows_seq: int = 0) -> None:
         """Everything up to `seq` need not come again (of the present epoch; beyond what was received is an error).

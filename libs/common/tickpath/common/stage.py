@@ -46,6 +46,8 @@ _CONNECTED_NS = 1_000_000_000
 _NOTE_NS = 5_000_000  # pauses are attributed with this precision while busy; a reading costs 3 µs
 
 _wait = direct(wait)
+_BUSY, _LAST_WORK_NS = int(Hot.BUSY), int(Hot.LAST_WORK_NS)  # looking up a name of an enumeration takes 0.3 µs
+_TURNS, _LAST_TURN_NS = int(Hot.TURNS), int(Hot.LAST_TURN_NS)
 
 #: Those of `Stage.inputs` that can be read.
 Ready = tuple[Any, ...]
@@ -126,6 +128,7 @@ class _Polled:
             else:
                 item["socket"] = source.underlying
         self._revents = self._items["revents"]
+        self._seen: dict[bytes, Ready] = {}
         wait(self._items, 0)  # types are checked here, once
         self._hot = stage.page["hot"]
         self._poll_ms = stage.config.process.poll_ms
@@ -136,17 +139,19 @@ class _Polled:
         """One turn; True when an input was ready."""
         del until_ns
         n_ready = _wait(self._items, 0 if self._again else self._poll_ms)
-        ready = (
-            tuple(s for s, flags in zip(self._sources, self._revents.tolist(), strict=True) if flags)
-            if n_ready
-            else ()
-        )
-        self._hot[Hot.BUSY] = 1
+        ready = self._ready() if n_ready else ()
+        self._hot[_BUSY] = 1
         now = now_ns()
         self._stage.behind = now - self._left_ns < _BEHIND_NS
         self._again = self._stage.turn(now, ready)
         self._left_ns = now_ns()
         return bool(ready)
+
+    def _ready(self) -> Ready:
+        flags = self._revents.tobytes()
+        if flags not in self._seen:
+            self._seen[flags] = tuple(s for s, flag in zip(self._sources, self._revents, strict=True) if flag)
+        return self._seen[flags]
 
 
 class _Stop:
@@ -247,9 +252,9 @@ def _loop(stage: Stage, stop: _Stop, hot: Any) -> None:
             worked = run(now + poll_ns)
             now = now_ns()
             if worked:
-                hot[Hot.LAST_WORK_NS] = now
+                hot[_LAST_WORK_NS] = now
             turns += 1
-            hot[Hot.TURNS], hot[Hot.LAST_TURN_NS] = turns, now
+            hot[_TURNS], hot[_LAST_TURN_NS] = turns, now
             if now - noted >= _NOTE_NS:
                 noted = now
                 watch.note()
@@ -274,6 +279,6 @@ def _loop(stage: Stage, stop: _Stop, hot: Any) -> None:
                     asked = now
                     hot[Hot.CONNECTED] = stage.connected(now)
                 watch.tend(now, idle=not worked)
-            hot[Hot.BUSY] = 0
+            hot[_BUSY] = 0
     finally:
         watch.close()

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tickpath.common import histogram
+from tickpath.common.jit import direct
 from tickpath.common.records import FIRST_TERMINAL_STATE, REPORT, ExecEvent, OrderState
 from tickpath.exec.journal import Journal, JournalError, Reports
 from tickpath.exec.kernels import orders as pool_kernels
@@ -24,6 +25,8 @@ Words = npt.NDArray[np.int64]
 
 #: Orders that a trading day may have, refused ones included.
 DAY_ORDERS: Final = 1 << 20
+
+_accept = direct(ouch.accept)
 
 
 def _address(array: npt.NDArray[Any]) -> int:
@@ -143,9 +146,9 @@ class Orders:
         Returns how many were dealt with: less than all only when the journal has no room at all. The entries are
         published, and on disk if so configured, when this returns: only then may the bytes be sent.
         """
-        done = int(ouch.accept(self.ctx, orders, now_ns))
+        done = int(_accept(self.ctx, orders, now_ns))
         while done < len(orders) and self._roll():
-            done += int(ouch.accept(self.ctx, orders[done:], now_ns))
+            done += int(_accept(self.ctx, orders[done:], now_ns))
         self.publish()
         return done
 

@@ -78,8 +78,8 @@ class Feed(FeedPage, Stage):
             )  # fmt: skip
             if n:
                 decoded_ns = now_ns()
-                record(core.hop, decoded_ns - recv_ns)
                 self._publish(n, decoded_ns)
+                record(core.hop, decoded_ns - recv_ns)
             if core.datagrams.address:
                 _capture(
                     core.datagrams.address, self.receiver.buffer, self.receiver.lengths, first, end, recv_ns, line

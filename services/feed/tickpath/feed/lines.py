@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from tickpath.common.config import FeedConfig
 from tickpath.common.histogram import HIST_SIZE
+from tickpath.common.jit import direct
 from tickpath.common.kernels.net import DatagramReceiver, receive_rows
 from tickpath.common.process import StartError
 from tickpath.common.udp import UdpError, open_udp_socket
@@ -24,6 +25,8 @@ _SO_BUSY_POLL: Final = 46
 _SO_MEMINFO: Final = 55
 _MEMINFO_DROPS: Final = 8  # index of the dropped datagrams in what SO_MEMINFO gives
 _REPAIR_BUFFER_BYTES: Final = 4 << 20
+
+_receive_rows = direct(receive_rows)
 
 Words = npt.NDArray[np.int64]
 
@@ -60,6 +63,7 @@ class Lines:
         if options.kernel_stamps:
             self.receiver.ask_for_stamps()
             self.words[LineReg.WAITS] = self._waits_words.ctypes.data
+        receive_rows(-1, self.receiver.messages, self.receiver.lengths, 0, 0, 0)  # types are checked here, once
         self._epoll: select.epoll | None = None
         self.words[LineReg.WAIT_FD] = self.sockets[Line.A].fileno()
         if len(self.sockets) > 1:
@@ -119,7 +123,7 @@ class Lines:
     def receive(self, line: Line) -> int:
         """Fill the rows of a line; the number of datagrams, 0 if there is none now."""
         words, receiver = self.words, self.receiver
-        n = receive_rows(
+        n = _receive_rows(
             int(words[LineReg.FDS + line]), receiver.messages, receiver.lengths,
             line * self.options.batch, self.options.batch, int(words[LineReg.WAITS]),
         )  # fmt: skip

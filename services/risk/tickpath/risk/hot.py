@@ -9,13 +9,14 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import zmq
 
 from tickpath.common.clock import now_ns
 from tickpath.common.config import Config
-from tickpath.common.links import FRAMES_BEHIND, FanoutReceiver, LogReceiver, LogSender, Records, RingLog
+from tickpath.common.jit import direct
+from tickpath.common.links import FanoutReceiver, LogReceiver, LogSender, Records, RingLog
 from tickpath.common.pages import Command, Control, Page
 from tickpath.common.records import ORDER, RecordKind
 from tickpath.common.stage import Ready, Stage, run_hot
@@ -24,6 +25,11 @@ from tickpath.risk.core import DRAIN_NS, RiskCore, RiskPage
 from tickpath.risk.kernels.risk import apply_reports, apply_ticks, evaluate
 from tickpath.risk.layout import Counter
 from tickpath.risk.state import Core
+
+_MARK_FRAMES: Final = 4096  # all that can be there
+
+# `RiskCore.warm_up` has the types checked once.
+_apply_ticks, _apply_reports, _evaluate = direct(apply_ticks), direct(apply_reports), direct(evaluate)
 
 
 class Risk(RiskPage, Stage):
@@ -51,8 +57,11 @@ class Risk(RiskPage, Stage):
         self.drain_until_ns = 0
 
     def inputs(self) -> Sequence[Any]:
-        """Marks, signals, reports, and the answers of exec."""
-        return (*self.ticks.sockets, self.signals.socket, self.reports.socket, self.orders.socket)
+        """Signals, reports, the answers of exec, and marks that were asked for again.
+
+        Marks themselves wake nobody: on two cores that would delay the signals which the same ticks make.
+        """
+        return self.signals.socket, self.reports.socket, self.orders.socket, self.ticks.want
 
     def warm_up(self) -> None:
         """See `RiskCore.warm_up`."""
@@ -66,16 +75,16 @@ class Risk(RiskPage, Stage):
             self._take_answers(now)
         if self.reports.socket in ready:
             self._take_reports(now)
-        if self.ticks.sub in ready or self.ticks.want in ready:
-            self._take_marks(self.ticks.receive(now, ready, most=FRAMES_BEHIND if self.behind else 1))
+        if self.signals.socket in ready or self.ticks.want in ready:
+            self._take_marks(now)
         # While signals wait here, more of them wait in the link.
         if not self.waiting and self.signals.socket in ready:
             self._take_signals(now)
         return self._decide()
 
-    def _take_marks(self, batches: list[Records]) -> None:
-        for ticks in batches:
-            apply_ticks(self.state.context, ticks)
+    def _take_marks(self, now: int) -> None:
+        for ticks in self.ticks.receive(now, most=_MARK_FRAMES):
+            _apply_ticks(self.state.context, ticks)
 
     def _take_reports(self, now: int) -> None:
         batches = self.reports.receive(now)
@@ -87,7 +96,7 @@ class Risk(RiskPage, Stage):
                 self.rebuilding = True
             self.report_epoch = self.reports.epoch
         for _, records in batches:
-            apply_reports(self.state.context, records, now)
+            _apply_reports(self.state.context, records, now)
         if batches:
             self.reports.ack(self.reports.expected_seq - 1)
         self._know(now)
@@ -121,10 +130,10 @@ class Risk(RiskPage, Stage):
         while self.waiting and self.reports.caught_up and not len(self.left):
             first, signals = self.waiting[0]
             self.state.core[Core.REFUSE_NEW] = self.drain_until_ns > 0 or self.control[Control.PAUSED] != 0
-            done, n = evaluate(self.state.context, signals, now_ns())
+            done, n = _evaluate(self.state.context, signals, now_ns())
             if n:
-                self.core.digest(n)
                 self._send(self.out[:n])
+                self.core.digest(n)
                 self.tap.put_at(self._out_at, n)
             if done:
                 self.counts[Counter.SIGNALS] += done
@@ -140,8 +149,7 @@ class Risk(RiskPage, Stage):
         return False
 
     def _send(self, orders: Records) -> None:
-        taken = self.orders.append(orders)
-        self.orders.pump(now_ns())
+        taken = self.orders.send(orders, now_ns())
         if taken < len(orders):
             # They are reserved and must leave; until they did, nothing else is decided.
             self.counts[Counter.BACK_PRESSURE] += 1
@@ -166,7 +174,9 @@ class Risk(RiskPage, Stage):
 
     def tend(self, now: int) -> None:
         """Links, kill switches, what waited for room; counters."""
-        self._take_marks(self.ticks.tend(now))
+        for ticks in self.ticks.tend(now):
+            _apply_ticks(self.state.context, ticks)
+        self._take_marks(now)
         self._take_answers(now)
         self.reports.tend(now)
         self.signals.tend(now)

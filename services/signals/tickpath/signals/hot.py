@@ -11,6 +11,7 @@ import zmq
 
 from tickpath.common.clock import now_ns
 from tickpath.common.config import Config
+from tickpath.common.jit import direct
 from tickpath.common.links import FRAMES_BEHIND, FanoutReceiver, LogReceiver, LogSender, Records, RingLog
 from tickpath.common.pages import Control, Page
 from tickpath.common.process import StartError
@@ -39,7 +40,9 @@ class Signals(SignalsPage, Stage):
             context, config.link_addresses("signals"), RecordKind.SIGNAL, self.name, self.epoch, self.log, links,
             required=("risk",),
         )  # fmt: skip
+        self._run = direct(self.engine.module.run)  # `SignalsCore.warm_up` has the types checked once
         self.tap, self._out_at = Tap(config, "signals", self.epoch), self.out.ctypes.data
+        self._state = self.engine.memory.bytes, self.engine.counters, self.engine.hist
         self.waiting: deque[Records] = deque()  # ticks that the strategies have not seen yet
         self._answers: deque[tuple[int, int]] = deque()  # report that must be here first, signals answered then
         self.report_epoch = 0
@@ -114,11 +117,10 @@ class Signals(SignalsPage, Stage):
                 self.counts[Counter.BACK_PRESSURE] += 1
                 break
             now = now_ns()
-            done, n = self.engine.run(ticks, self.out[:room], now)
+            done, n = self._run(*self._state, ticks, self.out[:room], now)
             if n:
+                self.sender.send(self.out[:n], now)
                 self.core.digest(n)
-                self.sender.append(self.out[:n])
-                self.sender.pump(now)
                 self.tap.put_at(self._out_at, n)
                 self._count_unanswered()
             if done == len(ticks):
