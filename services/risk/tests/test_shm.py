@@ -10,8 +10,9 @@ import pytest
 
 from libs.common.tests.shm_rig import blocks_grown, make_config, make_stage, reader_of, writer_of
 from tickpath.common.clock import now_ns
+from tickpath.common.config import Config
 from tickpath.common.instruments import make_table
-from tickpath.common.pages import Command, Control, Hot, SeqLock, create_side_page
+from tickpath.common.pages import Command, Control, Hot, Page, SeqLock, create_side_page
 from tickpath.common.records import ORDER, REPORT, SIGNAL, TICK, Action, ExecEvent, OrderState, RecordKind, Side
 from tickpath.risk.layout import Counter
 from tickpath.risk.limits import (
@@ -34,22 +35,28 @@ JOURNAL = 77  # epoch of exec's journal
 TOO_MANY = 1_000_000  # lots, above every limit
 
 
+def make_side(config: Config) -> Page:
+    """The page of a side process that lets everything pass but TOO_MANY lots."""
+    rows = new_rows(TABLE)
+    side = create_side_page(config.run_dir, "risk", {"limits": (LIMIT, (len(rows),))})
+    for row in range(FIRST_SYMBOL_ROW):
+        fill_row(rows, row, Scope.GLOBAL, OPEN_SCOPE)
+    limits = dict.fromkeys(fields_of(Scope.SYMBOL), UNLIMITED_WORD)
+    limits |= {"order_rate_window_ms": "1000", "max_order_qty_lots": str(TOO_MANY - 1)}
+    for index in range(len(TABLE)):
+        fill_row(rows, FIRST_SYMBOL_ROW + index, Scope.SYMBOL, limits)
+    rows["state"] = TradingState.ACTIVE
+    side["limits"][:] = rows
+    side["control"][Control.LEASE_UNTIL_NS] = 2**62
+    return side
+
+
 class Rig:
     """The stage between a feed, a signals and an exec, with limits in a real side page."""
 
     def __init__(self, folder: Path, *, exec_is_there: bool = True, **links: int) -> None:
         self.config = make_config(folder, TABLE, links=links, risk={**RISK, "order_capacity": 1024})
-        rows = new_rows(TABLE)
-        self.side = create_side_page(self.config.run_dir, "risk", {"limits": (LIMIT, (len(rows),))})
-        for row in range(FIRST_SYMBOL_ROW):
-            fill_row(rows, row, Scope.GLOBAL, OPEN_SCOPE)
-        limits = dict.fromkeys(fields_of(Scope.SYMBOL), UNLIMITED_WORD)
-        limits |= {"order_rate_window_ms": "1000", "max_order_qty_lots": str(TOO_MANY - 1)}
-        for index in range(len(TABLE)):
-            fill_row(rows, FIRST_SYMBOL_ROW + index, Scope.SYMBOL, limits)
-        rows["state"] = TradingState.ACTIVE
-        self.side["limits"][:] = rows
-        self.side["control"][Control.LEASE_UNTIL_NS] = 2**62
+        self.side = make_side(self.config)
         self.ticks = writer_of(self.config, "ticks", RecordKind.TICK)
         self.signals = writer_of(self.config, "signals", RecordKind.SIGNAL, "risk")
         self.reports = writer_of(self.config, "reports.risk", RecordKind.REPORT, "risk", log=True)
