@@ -37,6 +37,7 @@ from tickpath.sim.sources.tape import DataFileError, write_instruments
 ROOT = Path(__file__).resolve().parents[3]
 CONDUCTOR = f"{Path(__file__).parent / 'conductor.py'}:conductor"
 BUY, CANCEL, BUY_NOW, SELL_TWO, NOTHING = 1, 2, 4, 5, 9  # what the conductor does at a best bid of so many shares
+CME = sorted((ROOT.parent / "shared" / "data" / "cme_mdp3").glob("*.pcapng*.zst"))
 OPEN_NS = 34_200_000_000_000
 MS = 1_000_000
 
@@ -212,6 +213,18 @@ def test_several_files_play_as_one(traded: Result, tmp_path: Path) -> None:
         assert report[what] == traded.report[what]
     assert "abc.itch" in report["source"]
     assert "xyz.itch" in report["source"]
+
+
+@pytest.mark.parametrize("path", CME or [Path("none")], ids=lambda path: path.name)
+def test_a_recorded_capture_of_cme_plays_through_the_whole_chain(path: Path) -> None:
+    """Books of levels, crossed before the open: all of it arrives, and what is ordered on it ends."""
+    if not CME:
+        pytest.skip(f"the recorded market data is not here: {ROOT.parent / 'shared' / 'data'}")
+    result = played(load_config(ROOT / "tickpath.toml"), [path])
+    report = result.report
+    assert (result.problems, report["ok"]) == ([], True)
+    assert (report["market_data"]["lost"], report["market_data"]["received"]) == (0, len(load_tape([path])))
+    assert report["ticks"] > 0
 
 
 def test_cancels_of_the_strategy_reach_the_exchange(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from tickpath.cli.figures import quantile
 from tickpath.common.histogram import BUCKET_UPPER_NS, BUCKETS, MAX, summary_us
 from tickpath.common.instruments import InstrumentTable
 from tickpath.common.pages import Control, Hot, HotState, Page, PageError, hot_page_path, side_page_path
-from tickpath.risk.limits import FIRST_SYMBOL_ROW
+from tickpath.risk.limits import FIRST_SYMBOL_ROW, Names, TradingState
 from tickpath.risk.reasons import Reason
 from tickpath.risk.state import CORE_REASONS, Core
 
@@ -72,6 +72,7 @@ class Sample:
     collections: dict[str, int] = field(default_factory=dict)  # of the garbage collector, by process
     risk_core: dict[str, int] = field(default_factory=dict)
     risk_reasons: dict[str, int] = field(default_factory=dict)
+    switches: dict[str, str] = field(default_factory=dict)  # kill switches that are tripped: scope -> state
     positions: dict[str, dict[str, int]] = field(default_factory=dict)  # risk, exchange: symbol -> lots, no zeros
 
     def count(self, service: str, counter: str) -> int:
@@ -87,7 +88,7 @@ class Watch:
         self._run_dir = run_dir
         self.names = tuple(names)
         self._table = table
-        self._symbols: tuple[str, ...] | None = None
+        self._names: Names | None = None
         self._pages: dict[Path, tuple[int, Page]] = {}
 
     def page(self, path: Path) -> Page | None:
@@ -130,8 +131,14 @@ class Watch:
             sample.collections[f"{name}.hot"] = hot[Hot.GC_COUNT]
             sample.collections[f"{name}.side"] = int(side["control"][Control.SIDE_GC_COUNT]) if side else 0
         self._read_risk(sample)
+        self._read_switches(sample)
         self._read_exchange(sample)
         return sample
+
+    def _scopes(self) -> Names:
+        if self._names is None:
+            self._names = Names(self._table())
+        return self._names
 
     def _read_risk(self, sample: Sample) -> None:
         page = self.hot("risk")
@@ -140,10 +147,20 @@ class Watch:
         core = page["core"].tolist()
         sample.risk_core = {index.name.lower(): core[index] for index in Core}
         sample.risk_reasons = {reason.name: n for reason in Reason if (n := _reason_count(core, reason))}
-        if self._symbols is None:
-            self._symbols = self._table().symbols
+        symbols = self._scopes().table.symbols
         lots = page["live"]["position_lots"][FIRST_SYMBOL_ROW:].tolist()
-        sample.positions["risk"] = {symbol: n for symbol, n in zip(self._symbols, lots, strict=False) if n}
+        sample.positions["risk"] = {symbol: n for symbol, n in zip(symbols, lots, strict=False) if n}
+
+    def _read_switches(self, sample: Sample) -> None:
+        page = self.page(side_page_path(self._run_dir, "risk")) if "risk" in self.names else None
+        if page is None or "limits" not in page:
+            return
+        states, names = page["limits"]["state"].tolist(), self._scopes()
+        sample.switches = {
+            names.key_of_row(row): TradingState(state).name
+            for row, state in enumerate(states[: FIRST_SYMBOL_ROW + len(names.table)])
+            if state != TradingState.ACTIVE
+        }
 
     def _read_exchange(self, sample: Sample) -> None:
         page = self.hot("sim") if "sim" in self.names else None
@@ -245,6 +262,10 @@ class View:
             table.add_row(label, f"{last.count('exec', counter):,}")
         for reason, n in sorted(last.risk_reasons.items(), key=lambda item: -item[1])[:6]:
             table.add_row(f"[yellow]{reason}[/yellow]", f"{n:,}")
+        for scope, state in list(last.switches.items())[:6]:
+            table.add_row(f"[red]{scope}[/red]", f"[red]{state}[/red]")
+        if len(last.switches) > 6:
+            table.add_row(f"[red]and {len(last.switches) - 6} more[/red]", "")
         return table
 
     def _positions(self) -> Table:
