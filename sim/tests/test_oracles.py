@@ -28,9 +28,11 @@ from tickpath.common.records import NO_PRICE_TICKS, Side
 from tickpath.sim.sources.dbn import encode_dbn
 from tickpath.sim.sources.files import read_data
 from tickpath.sim.sources.kernels import pcap
+from tickpath.sim.sources.kernels.mdp3 import NO_SECURITY
 from tickpath.sim.sources.load import load_tape
+from tickpath.sim.sources.mdp3 import encode_mdp3, read_mdp3
 from tickpath.sim.sources.pcap import read_packets
-from tickpath.sim.sources.tape import FINDINGS, DataFileError, Tape, write_instruments
+from tickpath.sim.sources.tape import FINDINGS, Tape, write_instruments
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 
@@ -225,22 +227,64 @@ def test_each_packet_and_message_of_a_capture_is_that_of_its_oracle(path: Path, 
 
 
 @recorded("cme_mdp3/*.pcapng*")
-def test_a_capture_of_another_protocol_is_refused_with_what_is_in_it(path: Path) -> None:
-    """CME's packets are found in the pcapng file, with their times, on both lines; but they are not MoldUDP64."""
-    oracle = oracle_of(path)
-    packets, findings = read_packets(path, read_data(path))
+def test_mdp3_captures_have_all_the_facts_of_their_oracle(path: Path, tmp_path: Path) -> None:
+    """Packets of each feed, how they were arbitrated, every message by template, every entry by instrument."""
+    oracle, data = oracle_of(path), read_data(path)
+    packets, findings = read_packets(path, data)
     assert len(packets) == oracle["packets"]
-    assert (int(packets[0, pcap.TIME]), int(packets[:, pcap.TIME].max())) == (
-        oracle["first_capture_ns"],
-        oracle["last_capture_ns"],
-    )
-    assert (packets[:, pcap.KIND] == pcap.NOT_MOLD).all()
-    assert findings["other_packets"] == oracle["packets"]
-    with pytest.raises(DataFileError) as caught:
-        load_tape([path])
-    for line, facts in oracle["feeds"].items():
-        assert f"{facts['packets']} of UDP to {line}" in str(caught.value)
-    assert "allowed: a pcap or pcapng capture with one session of MoldUDP64" in str(caught.value)
+    times = packets[:, pcap.TIME]
+    assert (int(times[0]), int(times.max())) == (oracle["first_capture_ns"], oracle["last_capture_ns"])
+
+    capture = read_mdp3(data, packets, findings)
+    assert {
+        line: {key: getattr(feed, key) for key in ("packets", "first_seq", "last_seq", "gaps")}
+        for line, feed in capture.feeds.items()
+    } == oracle["feeds"]
+    assert len({feed.channel for feed in capture.feeds.values()}) == 1
+    first_copies = Counter({line: feed.first_copies for line, feed in capture.feeds.items()})
+    assert first_copies == Counter(oracle["first_copy_came_from"])
+    assert len(capture.packets) == oracle["distinct_sequence_numbers"]
+    assert capture.findings["repeated_packets"] == oracle["packets"] - oracle["distinct_sequence_numbers"]
+    assert capture.findings["differing_packets"] == oracle["second_copies_that_differ"]
+    lags, lag = capture.lags_ns, oracle["lag_of_second_copy_ns"]
+    assert (lags.min(), np.median(lags), lags.max()) == (lag["min"], lag["median"], lag["max"])
+    assert len(capture.messages) == oracle["messages_in_distinct_packets"]
+    assert {str(template): n for template, n in capture.templates.items()} == oracle["count_by_template_id"]
+    assert sorted(map(list, capture.schemas)) == oracle["schema_id_and_version"]
+
+    tape, _ = encode_mdp3(path, data, capture, 1)
+    loads_as_instruments(tape, tmp_path)
+    day = oracle["first_sending_time_ns"] // (86_400 * 10**9) * 86_400 * 10**9
+    hours = tape.findings.get("hours_shifted", 0) * 3_600 * 10**9
+    begin, end = (int(tape.time_ns[at]) + day + hours for at in (0, -1))
+    assert oracle["first_sending_time_ns"] <= begin <= end <= oracle["last_sending_time_ns"]
+    sent = [int.from_bytes(data[at + 4 : at + 12].tobytes(), "little") for at in capture.packets[:, pcap.PAYLOAD_AT]]
+    assert (sent[0], sent[-1]) == (oracle["first_sending_time_ns"], oracle["last_sending_time_ns"])
+
+    printed: Counter[int] = Counter()  # volume by security id
+    ids = np.unique(capture.entries["security"][np.isin(capture.entries["kind"], [ord(kind) for kind in "012"])])
+    for message in (tape.message(i) for i in range(len(tape))):
+        if message[:1] == b"P":
+            printed[int(ids[int.from_bytes(message[1:3], "big") - 1])] += int.from_bytes(message[20:24], "big")
+    entries = capture.entries[capture.entries["security"] != NO_SECURITY]
+    assert {str(security) for security in entries["security"].tolist()} == set(oracle["per_security_id"])
+    for security, facts in oracle["per_security_id"].items():
+        own = entries[entries["security"] == int(security)]
+        trades, levels = own[own["kind"] == ord("2")], own[own["kind"] != ord("2")]
+        counts = Counter(f"{chr(one['kind'])}{one['action']}" for one in levels)
+        assert counts == facts["book_entries_by_type_and_action"]
+        assert (len(trades), int(trades["size"].sum())) == (facts["trade_entries"], facts["trade_volume"])
+        for at, key in ((0, "first"), (-1, "last")):
+            assert own["rpt_seq"][at] == facts[f"{key}_rpt_seq_in_32_42"]
+            if len(trades):
+                assert {
+                    "transact_time_ns": trades["transact_ns"][at],
+                    "price_1e7": trades["price"][at],
+                    **{name: trades[name][at] for name in ("size", "aggressor", "action")},
+                } == facts[f"{key}_trade"]
+        assert facts["trade_entries"] or facts["first_trade"] is facts["last_trade"] is None
+        can_print = (trades["action"] == 0) & (trades["price"] > 0) & (trades["size"] > 0)
+        assert printed[int(security)] == trades["size"][can_print].sum()
 
 
 # --- Databento ---------------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from tickpath.sim.sources.encode import price_step, tape_of, tick_decimals, tick_size
+from tickpath.sim.sources.encode import after_midnight, find_terms, tape_of
 from tickpath.sim.sources.kernels import dbn as kernels
 from tickpath.sim.sources.kernels.encode import MESSAGE
 from tickpath.sim.sources.tape import Bytes, DataFileError, Ints, Tape, Terms
@@ -38,10 +38,7 @@ _VERSIONS: Final = (1, 2, 3)
 _FIXED_SIZE: Final = 100
 _V1_SYMBOL_SIZE: Final = 22
 _DECIMALS: Final = 9
-_MAX_DECIMALS: Final = 8  # of the instrument table
 _WANTED_DECIMALS: Final = 2
-_NS_PER_HOUR: Final = 3_600_000_000_000
-_NS_PER_DAY: Final = 24 * _NS_PER_HOUR
 _N_LOCATES: Final = 1 << 16
 _SYMBOL: Final = re.compile(r"[!-~]{1,8}")
 _CME: Final = "GLBX.MDP3"
@@ -83,17 +80,10 @@ def encode_dbn(path: Path, data: Bytes, locate: int) -> tuple[Tape, Ints]:
     prices = _prices(records)
     for i, symbol in enumerate(symbols):
         own = prices[(instruments == i) & (prices > 0)]
-        of_tick = tick_decimals(own, _DECIMALS, _WANTED_DECIMALS)
-        if of_tick > _MAX_DECIMALS:
-            msg = f"{path}: {symbol} has prices with {of_tick} decimals; allowed are at most {_MAX_DECIMALS}"
-            raise DataFileError(msg)
-        units[i] = 10 ** (_DECIMALS - of_tick)
-        terms[symbol] = Terms(
-            tick_size=tick_size(of_tick),
-            price_step_ticks=price_step(own // units[i]),
-            multiplier=_multiplier(symbol, head),
-        )
-    times, findings["hours_shifted"] = _times(path, records)
+        units[i], found = find_terms(path, symbol, own, _DECIMALS, _WANTED_DECIMALS)
+        terms[symbol] = found._replace(multiplier=_multiplier(symbol, head))
+    stamps = np.where(records["recv_ns"] >= 0, records["recv_ns"], records["event_ns"])
+    times, findings["hours_shifted"] = after_midnight(path, stamps)
     messages, row_ends, made = _tell(records, instruments, times, units, locate << 40)
     findings |= {
         "times_back": int(made[kernels.TIMES_BACK]),
@@ -188,18 +178,6 @@ def _prices(records: npt.NDArray[np.void]) -> Ints:
     prices: Ints = np.where(has_price, records["price"], 0)
     prices[(prices < 0) | (prices == 2**63 - 1)] = 0
     return prices
-
-
-def _times(path: Path, records: npt.NDArray[np.void]) -> tuple[Ints, int]:
-    """ns after midnight of each record, and the hours taken off for that. Raises DataFileError."""
-    times: Ints = np.where(records["recv_ns"] >= 0, records["recv_ns"], records["event_ns"])
-    times -= times[0] // _NS_PER_DAY * _NS_PER_DAY
-    late = int(times.max()) - _NS_PER_DAY
-    hours = late // _NS_PER_HOUR + 1 if late >= 0 else 0
-    if times[0] < hours * _NS_PER_HOUR:
-        msg = f"{path}: it is longer than a day; allowed are files whose records lie within 23 hours"
-        raise DataFileError(msg)
-    return np.maximum(times - hours * _NS_PER_HOUR, 0), hours
 
 
 def _multiplier(symbol: str, head: Metadata) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from decimal import Decimal
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -12,13 +13,17 @@ import numpy.typing as npt
 from tickpath.common.protocols.itch50 import SIZES
 from tickpath.common.records import MAX_PRICE_TICKS
 from tickpath.sim.sources.kernels import encode as kernels
-from tickpath.sim.sources.tape import Ints, Tape, Terms
+from tickpath.sim.sources.tape import DataFileError, Ints, Tape, Terms
 
 _SIZES: Final = np.array(SIZES, np.int64)
 
 #: Fewer different prices than this do not tell the step of an order's price.
 _TELLING_PRICES: Final = 16
 _MAX_STEP: Final = 1_000_000
+
+_MAX_DECIMALS: Final = 8  # of the instrument table
+_NS_PER_HOUR: Final = 3_600_000_000_000
+_NS_PER_DAY: Final = 24 * _NS_PER_HOUR
 
 
 def tape_of(
@@ -74,3 +79,30 @@ def price_step(price_ticks: Ints) -> int:
     distinct = np.unique(price_ticks)
     step = int(np.gcd.reduce(distinct)) if len(distinct) >= _TELLING_PRICES else 1
     return step if step <= _MAX_STEP else 1
+
+
+def find_terms(path: Path, symbol: str, prices: Ints, decimals: int, wanted: int) -> tuple[int, Terms]:
+    """How many of the units of `prices` (positive, 10 ** -`decimals`) a tick is, and terms with tick and step.
+
+    The tick has at least `wanted` decimals (see `tick_decimals`). Raises DataFileError when it needs too many.
+    """
+    of_tick = tick_decimals(prices, decimals, wanted)
+    if of_tick > _MAX_DECIMALS:
+        msg = f"{path}: {symbol} has prices with {of_tick} decimals; allowed are at most {_MAX_DECIMALS}"
+        raise DataFileError(msg)
+    unit = 10 ** (decimals - of_tick)
+    return unit, Terms(tick_size=tick_size(of_tick), price_step_ticks=price_step(prices // unit))
+
+
+def after_midnight(path: Path, times_ns: Ints) -> tuple[Ints, int]:
+    """Times since 1970 as ns after midnight UTC, and the hours taken off so that all lie in the day of the first.
+
+    Raises DataFileError when they do not fit into a day.
+    """
+    times = times_ns - times_ns[0] // _NS_PER_DAY * _NS_PER_DAY
+    late = int(times.max()) - _NS_PER_DAY
+    hours = late // _NS_PER_HOUR + 1 if late >= 0 else 0
+    if times[0] < hours * _NS_PER_HOUR:
+        msg = f"{path}: it is longer than a day; allowed are files whose records lie within 23 hours"
+        raise DataFileError(msg)
+    return np.maximum(times - hours * _NS_PER_HOUR, 0), hours

@@ -21,9 +21,9 @@ from tickpath.sim.sources.tape import Bytes, DataFileError
 #: What data files may be, for complaints.
 ALLOWED: Final = (
     "allowed: NASDAQ TotalView-ITCH 5.0 (a big-endian u16 length before each message), pcap and pcapng captures of it"
-    " in MoldUDP64, LOBSTER message files (TICKER_date_start_end_message_levels.csv), Databento market by order (DBN)"
-    ", trades or quotes as CSV (equity_SYMBOL_date_trade.csv) and frames of crypto venues (.tsjson), each plain or"
-    " compressed with zstd or gzip; and folders that `tickpath record` has written"
+    " in MoldUDP64 or of CME MDP 3.0, LOBSTER message files (TICKER_date_start_end_message_levels.csv), Databento"
+    " market by order (DBN), trades or quotes as CSV (equity_SYMBOL_date_trade.csv) and frames of crypto venues"
+    " (.tsjson), each plain or compressed with zstd or gzip; and folders that `tickpath record` has written"
 )
 
 

@@ -30,9 +30,10 @@ def load_tape(files: Sequence[Path]) -> Tape:
     """The tape of one or more recorded files, which play together, merged by time.
 
     Formats, plain or compressed (`files.format_of` tells them apart, `docs/data.md` says how each is mapped): ITCH
-    5.0; pcap and pcapng captures of it (`tickpath.sim.sources.pcap`); LOBSTER message files, with the orderbook file
-    beside them when there is one (`.lobster`); Databento market by order (`.dbn`); trades and quotes as CSV
-    (`.ticks`); WebSocket frames of crypto venues (`.crypto`), of which several files of one venue are one recording.
+    5.0; pcap and pcapng captures of it (`tickpath.sim.sources.pcap`) or of CME MDP 3.0 (`.mdp3`); LOBSTER message
+    files, with the orderbook file beside them when there is one (`.lobster`); Databento market by order (`.dbn`);
+    trades and quotes as CSV (`.ticks`); WebSocket frames of crypto venues (`.crypto`), of which several files of one
+    venue are one recording.
 
     A single ITCH file is never touched: the tape is the file, byte for byte. Of several files, messages of equal
     time keep the order of the files, and two things are rewritten, in place and nothing else: the stock locate,
@@ -79,9 +80,15 @@ def _load(path: Path, number: int) -> _File:
         case Format.ITCH:
             return _index(path, data, _check(path, data), f"ITCH 5.0 {path.name}", {})
         case Format.CAPTURE:
-            from tickpath.sim.sources.pcap import read_capture  # noqa: PLC0415
+            from tickpath.sim.sources.pcap import has_messages, read_capture, read_packets  # noqa: PLC0415
 
-            messages, findings = read_capture(path, data)
+            packets, findings = read_packets(path, data)
+            if not has_messages(packets):
+                from tickpath.sim.sources.mdp3 import has_mdp3, load_mdp3  # noqa: PLC0415
+
+                if has_mdp3(data, packets):
+                    return _encoded(path, load_mdp3(path, data, packets, findings, number + 1))
+            messages, findings = read_capture(path, data, packets, findings)
             return _index(path, messages, len(messages), f"capture {path.name}", findings)
         case Format.LOBSTER:
             from tickpath.sim.sources.lobster import load_lobster  # noqa: PLC0415

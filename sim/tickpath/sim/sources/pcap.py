@@ -40,7 +40,7 @@ _PCAPNG: Final = b"\x0a\x0d\x0d\x0a"
 _PCAP_HEADER_SIZE: Final = 24
 _ALLOWED: Final = (
     "allowed: a pcap or pcapng capture with one session of MoldUDP64 that carries ITCH 5.0, over UDP on IPv4, on one"
-    " line or on several"
+    " line or on several; or of CME MDP 3.0"
 )
 _MOST_NAMED: Final = 8
 
@@ -80,9 +80,16 @@ def read_packets(path: Path, data: Bytes) -> tuple[Ints, dict[str, int]]:
     }
 
 
-def read_capture(path: Path, data: Bytes) -> tuple[Bytes, dict[str, int]]:
-    """The ITCH messages of a capture, each behind its u16 length, and findings. Raises DataFileError."""
-    packets, findings = read_packets(path, data)
+def has_messages(packets: Ints) -> bool:
+    """Whether there is a message of MoldUDP64 in a capture."""
+    return bool((packets[:, kernels.KIND] == kernels.MESSAGES).any())
+
+
+def read_capture(path: Path, data: Bytes, packets: Ints, findings: dict[str, int]) -> tuple[Bytes, dict[str, int]]:
+    """The ITCH messages of a capture, each behind its u16 length, and findings; of what `read_packets` has read.
+
+    Raises DataFileError.
+    """
     kinds = packets[:, kernels.KIND]
     mold = packets[kinds == kernels.MESSAGES]
     if not len(mold):
@@ -142,13 +149,15 @@ def _sequences(data: Bytes, packets: Ints) -> Ints:
     return sequences
 
 
+def line_name(address: int, port: int) -> str:
+    """``224.0.31.11:14320`` of the two numbers."""
+    return f"{address >> 24}.{address >> 16 & 255}.{address >> 8 & 255}.{address & 255}:{port}"
+
+
 def _contents(packets: Ints, findings: dict[str, int]) -> str:
     """What a capture holds, for people."""
     udp = packets[packets[:, kernels.PAYLOAD_AT] >= 0]
-    lines = Counter(
-        f"{row[0] >> 24}.{row[0] >> 16 & 255}.{row[0] >> 8 & 255}.{row[0] & 255}:{row[1]}"
-        for row in udp[:, [kernels.ADDRESS, kernels.PORT]].tolist()
-    )
+    lines = Counter(line_name(*row) for row in udp[:, [kernels.ADDRESS, kernels.PORT]].tolist())
     named = ", ".join(f"{n} of UDP to {line}" for line, n in lines.most_common(_MOST_NAMED))
     text = f"it has {len(packets)} packets" + (f", {named}" if named else ", none of UDP on IPv4")
     if len(lines) > _MOST_NAMED:

@@ -30,9 +30,10 @@ def read_recording(path: Path) -> tuple[Bytes, dict[str, int], dict[str, Terms]]
         table = recording.instruments()
     except RecordingError as error:
         raise _fault(error) from None
-    from tickpath.sim.sources.pcap import read_capture  # noqa: PLC0415 - its kernels take seconds to compile
+    from tickpath.sim.sources.pcap import read_capture, read_packets  # noqa: PLC0415 - its kernels take seconds to compile
 
-    messages, findings = read_capture(path, np.frombuffer(bytearray(capture), np.uint8))
+    data = np.frombuffer(bytearray(capture), np.uint8)
+    messages, findings = read_capture(path, data, *read_packets(path, data))
     terms = {}
     for index, symbol in enumerate(table.symbols):
         lot_size, multiplier, _ = table.texts[index]
