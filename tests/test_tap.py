@@ -32,7 +32,7 @@ pytestmark = pytest.mark.pipeline
 def beside(run_dir: Path, *arguments: str) -> subprocess.Popen[str]:
     """A command that looks at the system on `run_dir`."""
     return subprocess.Popen(
-        [sys.executable, "-m", "tickpath.cli", *arguments, "--run-dir", str(run_dir)],
+        ["env", "--default-signal=INT", sys.executable, "-m", "tickpath.cli", *arguments, "--run-dir", str(run_dir)],
         cwd=ROOT,
         env={**os.environ, "NO_COLOR": "1", "COLUMNS": "150"},
         stdout=subprocess.PIPE,
@@ -48,6 +48,16 @@ def lines(process: subprocess.Popen[str]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in out.splitlines()]
 
 
+def interrupted(process: subprocess.Popen[str]) -> None:
+    """Ctrl-C in the midst of what a command shows ends it, with the status that shells expect and no traceback."""
+    assert process.stdout is not None
+    assert process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode in (130, -signal.SIGINT), err  # 130 for a shell, both of them
+    assert "Traceback" not in err
+
+
 def digest(records: Any, dtype: np.dtype[Any]) -> str:
     """Of a stream of decisions, as its stage makes it: of every field but the time stamps."""
     hot = np.zeros(len(Hot), np.int64)
@@ -61,6 +71,7 @@ def test_what_is_recorded_beside_a_demo_is_what_its_report_says(
 ) -> None:
     """Every stream, to the last record, after looking with every command; a recorder does not end it either."""
     monkeypatch.setenv("TICKPATH_TAPS__CAPTURE", "true")
+    monkeypatch.setenv("TICKPATH_TAPS__CAPTURE_DATAGRAMS", str(1 << 16))  # a busy machine starts a recorder late
     out = tmp_path / "recording"
     with Command("demo", "--seconds", "200", "--rate", "4000", "--json", "--port-base", "0") as demo:
         demo.wait_for("sim is ready")
@@ -71,6 +82,7 @@ def test_what_is_recorded_beside_a_demo_is_what_its_report_says(
         demo.wait_for("first tick")
         (book,) = lines(beside(run_dir, "book", SYMBOL, "--levels", "3", "--once", "--json"))
         shown = lines(look)
+        interrupted(beside(run_dir, "tap", "ticks", "--json"))
         assert recorder.stderr is not None
         assert any("recording " in line for line in recorder.stderr)
         demo.process.send_signal(signal.SIGINT)  # whoever looks has seen what he wanted: however long that took

@@ -115,6 +115,8 @@ class Desk:
             assert time.monotonic() < end, (self.live.status(), self.book.results())
             if not busy:
                 time.sleep(0.002)
+        while self.poll():  # what came between the last look and the condition
+            pass
 
     def told(self, name: str) -> tuple[Level | None, Level | None]:
         """Best bid and ask of the book that was told, in the venue's units."""
@@ -265,6 +267,33 @@ def test_a_venue_that_is_away_is_waited_for(desks: Callable[..., Desk]) -> None:
     assert str(desk.server.server.port) in desk.live.status()["last_fault"]
     assert not desk.live.status()["books_whole"]
     assert desk.book.live_orders == 0
+
+
+def test_a_connection_that_ends_before_the_venue_has_answered_is_none(
+    desks: Callable[..., Desk], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a proxy accepts and has nobody behind it; the venue comes back later."""
+    attend, hung_up = VenueServer._attend, 0
+
+    async def hang_up_twice(self: VenueServer, reader: Any, writer: Any) -> None:
+        nonlocal hung_up
+        if hung_up == 2:
+            await attend(self, reader, writer)
+            return
+        hung_up += 1
+        self._writers.discard(writer)
+        writer.transport.abort()
+
+    async def cut() -> None:
+        desk.server.server.cut()
+
+    desk = desks("kraken", 200)
+    desk.until(desk.caught_up)
+    monkeypatch.setattr(VenueServer, "_attend", hang_up_twice)
+    desk.server.run(cut())
+    desk.until(lambda: desk.live._reader.counts["connect_failures"] == 2)
+    assert "closed before it had answered" in desk.live.status()["last_fault"]
+    desk.until(desk.caught_up)
 
 
 def test_a_user_who_mistypes_is_told_what_is_wrong(tmp_path: Path) -> None:

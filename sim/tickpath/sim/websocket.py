@@ -98,6 +98,7 @@ class VenueServer:
         self.over = False
         self.port = 0
         self._server: asyncio.Server | None = None
+        self._stopping = False
 
     @property
     def symbols(self) -> tuple[str, ...]:
@@ -112,14 +113,20 @@ class VenueServer:
 
     async def stop(self) -> None:
         """End everything."""
+        self._stopping = True
+        if self._server is not None:
+            # A server that is closed while somebody is accepted loses the connection, open: nobody comes any more,
+            # then whoever is on the way is made known and cut.
+            for listening in self._server.sockets:
+                asyncio.get_running_loop().remove_reader(listening.fileno())
+            await _rounds()
+            self._server.close()
         for task in self._tasks:
             task.cancel()
-        if self._server is not None:
-            self._server.close()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         while self._writers:
             await asyncio.sleep(0.001)
-        await asyncio.sleep(0.001)  # the transports are closed in the next round
+        await _rounds()  # the transports close
 
     def cut(self) -> None:
         """Cut all connections."""
@@ -236,6 +243,9 @@ class VenueServer:
     # Connections.
 
     def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._stopping:
+            writer.transport.abort()
+            return
         self._writers.add(writer)
         self._spawn(self._attend(reader, writer))
 
@@ -254,7 +264,7 @@ class VenueServer:
         except (OSError, EOFError, ValueError, asyncio.LimitOverrunError):
             pass  # a client that goes, or is none
         finally:
-            writer.transport.abort() if self._server is None or not self._server.is_serving() else writer.close()
+            writer.transport.abort() if self._stopping else writer.close()
             self._writers.discard(writer)
 
     async def _converse(
@@ -356,6 +366,12 @@ class VenueServer:
             "asks": self._levels(number, ASK, limit),
         }
         return "200 OK", json.dumps(book, separators=(",", ":")).encode()
+
+
+async def _rounds() -> None:
+    """Let everything happen that is under way in the loop."""
+    for _ in range(10):
+        await asyncio.sleep(0)
 
 
 async def _run(recording: Recording, options: argparse.Namespace) -> None:

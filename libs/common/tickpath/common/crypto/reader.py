@@ -220,7 +220,7 @@ class Reader:
             listener = _Listener(self._received, woken)
             self._heard = False
             try:
-                transport, _ = await ws_connect(
+                transport, connected = await ws_connect(
                     lambda: listener,  # noqa: B023 - it is called before the next round
                     self.codec.address(self._url),
                     websocket_handshake_timeout=10,
@@ -230,6 +230,8 @@ class Reader:
                     auto_ping_reply_timeout=max(1.0, self._stale_s / 3),
                     auto_ping_strategy=WSAutoPingStrategy.PING_WHEN_IDLE,
                 )
+                if connected is None:  # picows 2.3 returns as if all were well, and calls nobody
+                    raise ConnectionResetError("closed before it had answered")
             except (OSError, WSError, TimeoutError) as error:
                 self.counts["connect_failures"] += 1
                 self.last_fault = f"{self._url}: {error or type(error).__name__}"
