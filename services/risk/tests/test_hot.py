@@ -103,21 +103,11 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
         made.close()
 
 
-def test_marks_wake_nobody_and_are_there_before_a_signal_is_decided(rig: Rig) -> None:
+def test_marks_are_applied_before_the_signals_that_came_with_them(rig: Rig) -> None:
     """Without the mark the signal would be refused: no tick of the instrument was seen."""
     rig.tick()
-    assert rig.stage.ticks.sub not in rig.stage.inputs()
     assert rig.marks() == 0
     rig.signal()
-    rig.stage.turn(now_ns(), (rig.stage.signals.socket,))
+    rig.stage.turn(now_ns(), (rig.stage.ticks.sub, rig.stage.signals.socket))
     assert rig.marks() == 1
     rig.until(lambda: rig.orders == [1])
-
-
-def test_marks_are_taken_when_there_is_nothing_to_decide(rig: Rig) -> None:
-    for n in range(1, 4):
-        rig.tick()
-        rig.stage.turn(now_ns(), ())
-        assert rig.marks() == n - 1
-        rig.stage.tend(now_ns())
-        assert rig.marks() == n

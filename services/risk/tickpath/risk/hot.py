@@ -9,14 +9,14 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 import zmq
 
 from tickpath.common.clock import now_ns
 from tickpath.common.config import Config
 from tickpath.common.jit import direct
-from tickpath.common.links import FanoutReceiver, LogReceiver, LogSender, Records, RingLog
+from tickpath.common.links import FRAMES_BEHIND, FanoutReceiver, LogReceiver, LogSender, Records, RingLog
 from tickpath.common.pages import Command, Control, Page
 from tickpath.common.records import ORDER, RecordKind
 from tickpath.common.stage import Ready, Stage, run_hot
@@ -25,8 +25,6 @@ from tickpath.risk.core import DRAIN_NS, RiskCore, RiskPage
 from tickpath.risk.kernels.risk import apply_reports, apply_ticks, evaluate
 from tickpath.risk.layout import Counter
 from tickpath.risk.state import Core
-
-_MARK_FRAMES: Final = 4096  # all that can be there
 
 # `RiskCore.warm_up` has the types checked once.
 _apply_ticks, _apply_reports, _evaluate = direct(apply_ticks), direct(apply_reports), direct(evaluate)
@@ -57,11 +55,8 @@ class Risk(RiskPage, Stage):
         self.drain_until_ns = 0
 
     def inputs(self) -> Sequence[Any]:
-        """Signals, reports, the answers of exec, and marks that were asked for again.
-
-        Marks themselves wake nobody: on two cores that would delay the signals which the same ticks make.
-        """
-        return self.signals.socket, self.reports.socket, self.orders.socket, self.ticks.want
+        """Marks, signals, reports, and the answers of exec."""
+        return (*self.ticks.sockets, self.signals.socket, self.reports.socket, self.orders.socket)
 
     def warm_up(self) -> None:
         """See `RiskCore.warm_up`."""
@@ -75,15 +70,15 @@ class Risk(RiskPage, Stage):
             self._take_answers(now)
         if self.reports.socket in ready:
             self._take_reports(now)
-        if self.signals.socket in ready or self.ticks.want in ready:
-            self._take_marks(now)
+        if self.ticks.sub in ready or self.ticks.want in ready:
+            self._take_marks(self.ticks.receive(now, ready, most=FRAMES_BEHIND if self.behind else 1))
         # While signals wait here, more of them wait in the link.
         if not self.waiting and self.signals.socket in ready:
             self._take_signals(now)
         return self._decide()
 
-    def _take_marks(self, now: int) -> None:
-        for ticks in self.ticks.receive(now, most=_MARK_FRAMES):
+    def _take_marks(self, batches: list[Records]) -> None:
+        for ticks in batches:
             _apply_ticks(self.state.context, ticks)
 
     def _take_reports(self, now: int) -> None:
@@ -174,9 +169,7 @@ class Risk(RiskPage, Stage):
 
     def tend(self, now: int) -> None:
         """Links, kill switches, what waited for room; counters."""
-        for ticks in self.ticks.tend(now):
-            _apply_ticks(self.state.context, ticks)
-        self._take_marks(now)
+        self._take_marks(self.ticks.tend(now))
         self._take_answers(now)
         self.reports.tend(now)
         self.signals.tend(now)
