@@ -131,3 +131,17 @@ def test_an_order_that_was_refused_is_forgotten_when_the_reports_before_the_answ
     rig.tick(4, NOTHING)
     assert rig.count(Counter.ORDERS_REFUSED) == 1
     assert (rig.own["open_orders"], rig.own["in_flight"]) == (1, 0)
+
+
+def test_a_risk_that_knows_nothing_of_reports_takes_no_answer_back(rig: Rig) -> None:
+    """It was started again, and says once more what is answered; the report is still on its way."""
+    rig.tick(1, BUY)
+    rig.answer(1, follows_seq=1)
+    rig.risk.ack(1, 0)
+    rig.until(lambda: rig.stage.sender.follows_seq == 0)
+    rig.tick(2, NOTHING)
+    assert rig.count(Counter.ORDERS_REFUSED) == 0
+    assert rig.own["in_flight"] == 1
+    rig.report_sent(1)
+    rig.tick(3, NOTHING)
+    assert rig.count(Counter.ORDERS_REFUSED) == rig.count(Counter.ORDERS_UNTRACKED) == 0

@@ -238,14 +238,14 @@ class FanoutSender:
         config: LinksConfig,
     ) -> None:
         self._config = config
-        self._stream = kind, source, epoch, config.frame_records
+        self._stream = kind, source, epoch
         self._epoch = epoch
         self.log = RingLog(DTYPES[kind], config.tick_ring)
         self._pub = _socket(context, zmq.PUB, config)
         self.want = _socket(context, zmq.ROUTER, config)
         _bind(self._pub, address[0])
         _bind(self.want, address[1])
-        self._outlet = _Outlet(self._pub, *self._stream)
+        self._outlet = _Outlet(self._pub, *self._stream, config.frame_records)
         self._last_sent_ns = 0
         self.replayed = 0
         self.errors: Counter[str] = Counter()
@@ -280,7 +280,7 @@ class FanoutSender:
                 continue
             first = max(want.next_seq if want.epoch == self._epoch else 1, self.log.oldest_seq)
             records = self.log.read(first, min(self._config.frame_records, want.window))
-            _Outlet(self.want, *self._stream, identity).send(records, first, now_ns)
+            _Outlet(self.want, *self._stream, len(records), identity).send(records, first, now_ns)
             self.replayed += len(records)
 
     def close(self) -> None:
@@ -495,7 +495,7 @@ class LogSender:
         required: tuple[str, ...] = (),
     ) -> None:
         self._config = config
-        self._stream = kind, source, epoch, config.frame_records
+        self._stream = kind, source, epoch
         self._epoch = epoch
         self._required = required
         self.log = log
@@ -576,7 +576,7 @@ class LogSender:
         return True
 
     def _outlet_to(self, identity: bytes) -> _Outlet:
-        return _Outlet(self.socket, *self._stream, identity)
+        return _Outlet(self.socket, *self._stream, self._config.frame_records, identity)
 
     def serve(self, now_ns: int) -> None:
         """Take what the consumers want, and pump."""

@@ -45,6 +45,7 @@ class Signals(SignalsPage, Stage):
         self._state = self.engine.memory.bytes, self.engine.counters, self.engine.hist
         self.waiting: deque[Records] = deque()  # ticks that the strategies have not seen yet
         self._answers: deque[tuple[int, int]] = deque()  # report that must be here first, signals answered then
+        self._answered_seq = 0
         self.report_epoch = 0
         self.drain_until_ns = 0
 
@@ -87,11 +88,11 @@ class Signals(SignalsPage, Stage):
 
     def _take_answers(self, now: int) -> None:
         self.sender.serve(now)
-        answer = self.sender.follows_seq, self.sender.acked_seq
-        while self._answers and self._answers[-1][0] > answer[0]:  # of a journal that is not the present one
-            self._answers.pop()
-        if not self._answers or self._answers[-1] != answer:
-            self._answers.append(answer)
+        if (acked := self.sender.acked_seq) > self._answered_seq:  # a new risk may say less of what is known already
+            self._answered_seq, follows = acked, self.sender.follows_seq
+            while self._answers and self._answers[-1][0] > follows:  # of a journal that is not the present one
+                self._answers.pop()
+            self._answers.append((follows, acked))
         self._acknowledge()
         self._count_unanswered()
 
