@@ -189,13 +189,14 @@ def test_the_other_line_closes_a_gap_and_nobody_is_asked(make_rig: Any) -> None:
 
 
 def test_missing_messages_are_asked_for_again(make_rig: Any) -> None:
-    rig = make_rig(retransmission=True)
+    # An answer that does not go on for `reorder_us` is asked for its rest: not here, however busy the machine is.
+    rig = make_rig(retransmission=True, reorder_us=1_000_000, request_timeout_ms=5000)
     rig.play(*bids(12))
     for first, last in ((1, 2), (5, 6), (9, 12)):
         rig.send(first, last)
     ticks = rig.run(13)
     assert ticks["cause_seq"].tolist() == list(range(1, 13))
-    assert sorted(set(rig.exchange.requests)) == [(3, 2), (7, 2)]
+    assert rig.exchange.requests == [(3, 2), (7, 2)]
     assert (rig.count(Count.MESSAGES_REPAIRED), rig.count(Count.MESSAGES_LOST)) == (4, 0)
     assert rig.channel_state is ChannelState.LIVE
 

@@ -166,10 +166,11 @@ class Repair:
     def _close_gap(self, now: int) -> None:
         channel = self._channel
         expected = int(channel[Channel.EXPECTED_SEQ])
-        if expected != self._expected:  # something has come since it was asked for
-            self._expected, self._attempts, self._asked_ns = expected, 0, 0
+        reorder_ns = self._options.reorder_us * 1000
+        if expected != self._expected:  # something has come since it was asked for, and more may be right behind it
+            self._expected, self._attempts, self._asked_ns = expected, 0, now + reorder_ns - self._timeout_ns
         since = int(channel[Channel.GAP_SINCE_NS])
-        act_ns = max(since + self._options.reorder_us * 1000, self._asked_ns + self._timeout_ns)
+        act_ns = max(since + reorder_ns, self._asked_ns + self._timeout_ns)
         if now < act_ns:
             channel[Channel.ACTION_NS] = act_ns
             return
