@@ -154,7 +154,7 @@ def test_fanout_recovers_frames_that_were_dropped_on_the_way(
 ) -> None:
     sender = FanoutSender(context, address, RecordKind.TICK, "feed", 7, CONFIG)
     subscriber = Subscriber(context, address)
-    dropped = lose(subscriber.link._inboxes[1][1], lambda number, _: number % 3 == 0)
+    dropped = lose(subscriber.link._live, lambda number, _: number % 3 == 0)
     sent = 0
 
     def step() -> None:

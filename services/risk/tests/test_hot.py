@@ -46,8 +46,8 @@ class Rig:
         self.beats = True
         self.until(lambda: self.stage.connected(now_ns()))
         self.beats = False  # the next thing that comes from feed is a tick
-        while self.stage.ticks.sub.poll(200):
-            self.stage.tend(now_ns())
+        while self.stage.tick_link.sub.poll(200):
+            self.stage.run(now_ns())
 
     def others(self) -> None:
         """A turn of feed, signals and exec."""
@@ -66,7 +66,7 @@ class Rig:
         while not condition():
             assert time.monotonic() < end
             self.others()
-            self.stage.turn(now_ns(), tuple(self.stage.inputs()))
+            self.stage.run(now_ns())
             self.stage.tend(now_ns())
             time.sleep(0.001)
 
@@ -76,7 +76,7 @@ class Rig:
         one["recv_ns"], one["flags"] = now_ns(), 1
         one["bid_ticks"], one["ask_ticks"], one["bid_lots"], one["ask_lots"] = 9_999, 10_001, 100, 100
         self.feed.send(one, now_ns())
-        assert self.stage.ticks.sub.poll(30_000)
+        assert self.stage.tick_link.sub.poll(30_000)
 
     def signal(self) -> None:
         """A signal of that tick. Something of signals lies in the stage's socket when this returns."""
@@ -85,7 +85,7 @@ class Rig:
         one["bid_ticks"], one["ask_ticks"], one["price_ticks"] = 9_999, 10_001, 10_000
         one["cause_seq"], one["strategy"], one["side"], one["qty_lots"], one["action"] = 1, 1, Side.BUY, 1, Action.NEW
         assert self.signals.send(one, now_ns()) == 1
-        assert self.stage.signals.socket.poll(30_000)
+        assert self.stage.signal_inlet.link.socket.poll(30_000)
 
     def marks(self) -> int:
         return int(self.stage.state.core[Core.TICKS])
@@ -108,6 +108,6 @@ def test_marks_are_applied_before_the_signals_that_came_with_them(rig: Rig) -> N
     rig.tick()
     assert rig.marks() == 0
     rig.signal()
-    rig.stage.turn(now_ns(), (rig.stage.ticks.sub, rig.stage.signals.socket))
+    rig.stage.run(now_ns())
     assert rig.marks() == 1
     rig.until(lambda: rig.orders == [1])

@@ -51,7 +51,7 @@ class Rig:
         self.feed.tend(now)
         self.risk.receive(now)
         self.risk.tend(now)
-        self.stage.turn(now, tuple(self.stage.inputs()))
+        self.stage.run(now)
         self.stage.tend(now)
 
     def until(self, condition: Callable[[], bool]) -> None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import errno
 import os
 from collections import Counter, deque
-from collections.abc import Container, Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -30,17 +30,20 @@ from tickpath.common import frames
 from tickpath.common.config import LinksConfig
 from tickpath.common.frames import FrameError, Want
 from tickpath.common.jit import direct
+from tickpath.common.kernels.bridge import In, Out
 from tickpath.common.kernels.zeromq import receive_records, send_records
 from tickpath.common.records import DTYPES, SCHEMA_VERSION, RecordKind
 
 Records = npt.NDArray[np.void]
 Address = tuple[str, str]  # of the data, of the WANT socket
 
-FRAMES_BEHIND: Final = 32  # frames that a stage takes in one turn when it is behind
-_FRAMES_PER_TURN = 64  # most frames that one call of receive() takes, so that no input starves another
+_FRAMES_PER_TURN = 64  # most frames that one call takes, so that no input starves another
 _ENVELOPE_BYTES = 1024  # of a frame beyond its records, more than enough
 _HELD_FRAMES = 4096  # most live frames kept back while a gap is being repaired
 
+
+_ENDLESS: Final = 1 << 62
+_NOT_OURS: Final = "records are appended to this log by its owner"
 
 _receive_records, _send_records = direct(receive_records), direct(send_records)
 
@@ -102,7 +105,9 @@ def _requests_of(router: zmq.Socket[bytes], errors: Counter[str]) -> Iterator[tu
 
 
 class _Inbox:
-    """Frames of one socket, received by the kernel into memory of this object."""
+    """Frames of one socket, received by the kernel into memory of this object. `words` are for compiled loops (`In`);
+    the numbers of the stream are kept there and nowhere else.
+    """
 
     def __init__(
         self, socket: zmq.Socket[bytes], kind: RecordKind, config: LinksConfig, errors: Counter[str]
@@ -113,6 +118,11 @@ class _Inbox:
         self._buffer = np.zeros(config.frame_records * self._record_size + _ENVELOPE_BYTES, dtype=np.uint8)
         self._bytes = self._buffer.data
         self._errors = errors
+        self.words = w = np.zeros(len(In), np.int64)
+        w[In.SOCKET], w[In.KIND], w[In.TOPIC_BYTES] = self._address, self._kind, frames.TOPIC_SIZE
+        w[In.BUFFER], w[In.BUFFER_BYTES] = self._buffer.ctypes.data, len(self._buffer)
+        w[In.RECORD_BYTES], w[In.FRAME_RECORDS] = self._record_size, config.frame_records
+        w[In.EXPECTED], w[In.SIZE] = 1, -errno.EAGAIN
 
     def take(self, epoch: int = 0, expected: int = 0) -> Records | bytes | None:
         """The frame at the head of the queue; None when there is none.
@@ -124,6 +134,15 @@ class _Inbox:
         )
         if at and not size >> 32:
             return np.frombuffer(self._bytes[at:size].tobytes(), self._dtype)
+        return self._payload(size)
+
+    def left(self) -> bytes | None:
+        """The frame that a compiled loop has left to Python; None when there is none."""
+        size = int(self.words[In.SIZE])
+        self.words[In.SIZE] = -errno.EAGAIN
+        return self._payload(size)
+
+    def _payload(self, size: int) -> bytes | None:
         if size < 0:
             return None
         if size >> 32:
@@ -138,7 +157,10 @@ class _Inbox:
 
 
 class _Outlet:
-    """Frames of a stream to one peer of a socket (`identity`) or to all of them, written and sent by the kernel."""
+    """Frames of a stream to one peer of a socket (`identity`) or to all of them, written and sent by the kernel.
+
+    `words` are for compiled loops (`Out`); how far the stream has got is kept there and nowhere else.
+    """
 
     def __init__(
         self, socket: zmq.Socket[bytes], kind: RecordKind, source: str, epoch: int, most: int, identity: bytes = b""
@@ -150,6 +172,11 @@ class _Outlet:
         self._parts = (len(identity), frames.TOPIC_SIZE) if identity else (frames.TOPIC_SIZE, 0)
         self._frame = np.zeros(len(head) + most * DTYPES[kind].itemsize, dtype=np.uint8)
         self._frame[: len(head)] = np.frombuffer(head, np.uint8)
+        self.words = w = np.zeros(len(Out), np.int64)
+        w[Out.SOCKET], w[Out.FRAME], w[Out.FRAME_BYTES] = self._address, self._frame.ctypes.data, len(self._frame)
+        w[Out.FIRST], w[Out.SECOND] = self._parts
+        w[Out.HEAD], w[Out.RECORD_BYTES], w[Out.FRAME_RECORDS] = self._head, DTYPES[kind].itemsize, most
+        w[Out.NEXT] = 1
 
     def send(self, records: Records, first_seq: int, now_ns: int) -> int:
         """Send at most `most` records; 0 or -errno. Never blocks."""
@@ -206,9 +233,35 @@ class RingLog:
         n = min(most, self.next_seq - first_seq, self.capacity - start)
         return self._ring[start : start + max(0, n)]
 
+    def acknowledge(self, seq: int) -> None:
+        """Nobody needs the records up to `seq` any more."""
+        self.acked_seq = max(self.acked_seq, seq)
+
 
 class Log(Protocol):
-    """What a LogSender ships: a RingLog, or the journal of exec."""
+    """What a LogSender ships: a RingLog, or a ring of this process (`tickpath.common.bridge`)."""
+
+    @property
+    def next_seq(self) -> int:
+        """Number of the record that will be appended next."""
+
+    @property
+    def oldest_seq(self) -> int:
+        """Number of the oldest record that can be read."""
+
+    @property
+    def acked_seq(self) -> int:
+        """Nobody needs the records up to here any more."""
+
+    def read(self, first_seq: int, most: int) -> Records:
+        """Up to `most` records from `first_seq` on; none when they are not there yet."""
+
+    def acknowledge(self, seq: int) -> None:
+        """Nobody needs the records up to `seq` any more."""
+
+
+class TickLog(Protocol):
+    """What a FanoutSender replays: a RingLog, or a ring of this process."""
 
     @property
     def next_seq(self) -> int:
@@ -219,7 +272,7 @@ class Log(Protocol):
         """Number of the oldest record that can be read."""
 
     def read(self, first_seq: int, most: int) -> Records:
-        """Up to `most` records from `first_seq` on; at least one if there is one."""
+        """Up to `most` records from `first_seq` on."""
 
 
 class FanoutSender:
@@ -236,17 +289,20 @@ class FanoutSender:
         source: str,
         epoch: int,
         config: LinksConfig,
+        log: TickLog | None = None,
     ) -> None:
         self._config = config
         self._stream = kind, source, epoch
         self._epoch = epoch
-        self.log = RingLog(DTYPES[kind], config.tick_ring)
+        self.log: TickLog = log or RingLog(DTYPES[kind], config.tick_ring)
         self._pub = _socket(context, zmq.PUB, config)
         self.want = _socket(context, zmq.ROUTER, config)
         _bind(self._pub, address[0])
         _bind(self.want, address[1])
         self._outlet = _Outlet(self._pub, *self._stream, config.frame_records)
-        self._last_sent_ns = 0
+        self.words = self._outlet.words
+        self.words[Out.LIMIT] = _ENDLESS
+        self._nothing = np.zeros(0, dtype=DTYPES[kind])
         self.replayed = 0
         self.errors: Counter[str] = Counter()
 
@@ -257,18 +313,20 @@ class FanoutSender:
 
     def send(self, records: Records, now_ns: int) -> None:
         """Publish a batch; keeps it for replay. Never blocks, never fails: a full pipe drops, and shows as a gap."""
-        most = self._config.frame_records
+        log, most = self.log, self._config.frame_records
+        if not isinstance(log, RingLog):
+            raise TypeError(_NOT_OURS)
         for start in range(0, len(records), most):
             some = records[start : start + most]
-            self._outlet.send(some, self.log.next_seq, now_ns)
-            self.log.append(some)
-        self._last_sent_ns = now_ns
+            self._outlet.send(some, log.next_seq, now_ns)
+            log.append(some)
+        self.words[Out.SENT_NS] = now_ns
 
     def tend(self, now_ns: int) -> None:
         """Say how far the stream has got when it is quiet, so that a loss at its end is noticed too."""
-        if now_ns - self._last_sent_ns >= self._config.heartbeat_ms * 1_000_000:
-            self._outlet.send(self.log.read(1, 0), self.log.next_seq, now_ns)
-            self._last_sent_ns = now_ns
+        if now_ns - self.words[Out.SENT_NS] >= self._config.heartbeat_ms * 1_000_000:
+            self._outlet.send(self._nothing, self.log.next_seq, now_ns)
+            self.words[Out.SENT_NS] = now_ns
 
     def serve(self, now_ns: int) -> None:
         """Answer requests for records that subscribers lack: one frame for each request."""
@@ -313,57 +371,61 @@ class FanoutReceiver:
         self.sub.connect(address[0])
         self.want.connect(address[1])
         self._epoch = 0
-        self._expected = 1
-        self._joined = False  # False until the first record of this epoch was delivered
+        self._received_before = 0  # this epoch
         self._held: deque[tuple[int, Records]] = deque()
         self._known_end = 1  # the producer has got at least so far
         self._asked_ns = 0
         self._gap_since_ns = 0
-        self._last_heard_ns = 0
-        self.received = self.repaired = self.lost = self.gaps = self.duplicates = self.epochs = 0
+        self.repaired = self.lost = self.gaps = self.duplicates = self.epochs = 0
         self.missed_before_joining = self.unheard = 0
         self.errors: Counter[str] = Counter()
-        self._inboxes = tuple(
-            (socket, _Inbox(socket, kind, config, self.errors), live)
-            for socket, live in ((self.want, False), (self.sub, True))
-        )
-
-    @property
-    def sockets(self) -> tuple[zmq.Socket[bytes], zmq.Socket[bytes]]:
-        """What to poll."""
-        return self.sub, self.want
+        self._replies = _Inbox(self.want, kind, config, self.errors)
+        self._live = _Inbox(self.sub, kind, config, self.errors)
+        self.words = self._live.words
 
     @property
     def expected_seq(self) -> int:
         """Number of the record to be delivered next."""
-        return self._expected
+        return int(self.words[In.EXPECTED])
+
+    @property
+    def received(self) -> int:
+        """Records that were delivered."""
+        return int(self.words[In.RECEIVED])
+
+    @property
+    def heard_ns(self) -> int:
+        """When the producer was heard last."""
+        return int(self.words[In.HEARD_NS])
 
     def connected(self, now_ns: int) -> bool:
         """Whether the producer was heard within ten heartbeats and nothing is missing."""
-        return self._epoch > 0 and now_ns - self._last_heard_ns < 10 * self._config.heartbeat_ms * 1_000_000
+        return self._epoch > 0 and now_ns - self.heard_ns < 10 * self._config.heartbeat_ms * 1_000_000
 
-    def receive(self, now_ns: int, ready: Container[Any] | None = None, *, most: int = 1) -> list[Records]:
-        """Batches of records, in order and each record once; views that stay valid.
+    def receive(self, now_ns: int) -> list[Records]:
+        """Batches of records, in order and each record once; views that stay valid. Of a frame from each socket."""
+        out = self.look(now_ns, most=1)
+        words = self.words
+        frame = self._live.take(int(words[In.EPOCH]), self.expected_seq)
+        if isinstance(frame, bytes):
+            self._take(frame, now_ns, True, out)
+        elif frame is not None:
+            words[In.EXPECTED] += len(frame)
+            words[In.RECEIVED] += len(frame)
+            words[In.HEARD_NS] = now_ns
+            out.append(frame)
+        return out
 
-        At most `most` frames from each of the sockets: one for whoever waits for each tick, more for whoever is
-        behind. `ready`: sockets that a poll found readable; None tries both.
-        """
+    def look(self, now_ns: int, most: int = _FRAMES_PER_TURN) -> list[Records]:
+        """What a compiled loop has left, and at most `most` answers to requests; batches as of `receive`."""
         out: list[Records] = []
-        for socket, inbox, live in self._inboxes:
-            if ready is not None and socket not in ready:
-                continue
-            for _ in range(most):
-                plain = live and not self._gap_since_ns and not self._held
-                if (frame := inbox.take(self._epoch if plain else 0, self._expected)) is None:
-                    break
-                if isinstance(frame, bytes):
-                    self._take(frame, now_ns, live, out)
-                else:
-                    self._expected = self._known_end = self._expected + len(frame)
-                    self._joined = True
-                    self.received += len(frame)
-                    self._last_heard_ns = now_ns
-                    out.append(frame)
+        if (left := self._live.left()) is not None:
+            self._take(left, now_ns, True, out)
+        for _ in range(most):
+            if (frame := self._replies.take()) is None:
+                break
+            if isinstance(frame, bytes):
+                self._take(frame, now_ns, False, out)
         return out
 
     def _take(self, payload: bytes, now_ns: int, live: bool, out: list[Records]) -> None:
@@ -376,15 +438,16 @@ class FanoutReceiver:
             if envelope.epoch < self._epoch:
                 self.errors["old_epoch"] += 1
                 return
-            self._epoch, self._expected, self._known_end = envelope.epoch, 1, 1
-            self._joined = False
+            self._epoch, self._known_end = envelope.epoch, 1
+            self.words[In.EXPECTED] = 1
+            self._received_before = self.received
             self._held.clear()
             self._gap_since_ns = 0
             self.epochs += 1
-        self._last_heard_ns = now_ns
-        first, before = envelope.first_seq, self._expected
-        self._known_end = max(self._known_end, first + len(records))
-        if first <= self._expected:
+        self.words[In.HEARD_NS] = now_ns
+        first, before = envelope.first_seq, self.expected_seq
+        self._known_end = max(self._known_end, before, first + len(records))
+        if first <= before:
             self._deliver(first, records, live, out)
         elif live:
             if len(self._held) < _HELD_FRAMES and len(records):
@@ -393,43 +456,48 @@ class FanoutReceiver:
             # The producer no longer has what we asked for: this is the oldest that is left.
             self._give_up(first)
             self._deliver(first, records, live, out)
-        while self._held and self._held[0][0] <= self._expected:
+        while self._held and self._held[0][0] <= self.expected_seq:
             self._deliver(*self._held.popleft(), True, out)
-        if self._expected < self._known_end:
+        if self.expected_seq < self._known_end:
             if not self._gap_since_ns:
                 self._gap_since_ns = now_ns
                 self.gaps += 1
                 self._ask(now_ns)
-            elif not live and self._expected > before:
+            elif not live and self.expected_seq > before:
                 self._gap_since_ns = now_ns
                 self._ask(now_ns)
         else:
             self._gap_since_ns = 0
+        self._allow()
+
+    def _allow(self) -> None:
+        """What continues the stream may come just so, unless something is missing."""
+        plain = not self._gap_since_ns and not self._held
+        self.words[In.EPOCH] = self._epoch if plain else 0
 
     def _deliver(self, first: int, records: Records, live: bool, out: list[Records]) -> None:
-        skip = self._expected - first
+        skip = self.expected_seq - first
         if skip >= len(records):
             self.duplicates += len(records)
             return
         self.duplicates += skip
         fresh = records[skip:]
-        self._expected += len(fresh)
-        self._joined = True
-        self.received += len(fresh)
+        self.words[In.EXPECTED] += len(fresh)
+        self.words[In.RECEIVED] += len(fresh)
         if not live:
             self.repaired += len(fresh)
         out.append(fresh)
 
     def _give_up(self, first_available: int) -> None:
-        if self._joined:
-            self.lost += first_available - self._expected
+        if self.received > self._received_before:
+            self.lost += first_available - self.expected_seq
         else:
-            self.missed_before_joining += first_available - self._expected
-        self._expected = first_available
+            self.missed_before_joining += first_available - self.expected_seq
+        self.words[In.EXPECTED] = first_available
 
     def _ask(self, now_ns: int) -> None:
         end = self._held[0][0] if self._held else self._known_end
-        expected = self._expected
+        expected = self.expected_seq
         want = (SCHEMA_VERSION, self._consumer, self._epoch, expected, expected - 1, end - expected, False)
         self._asked_ns = now_ns
         try:
@@ -445,12 +513,13 @@ class FanoutReceiver:
         if now_ns - self._gap_since_ns >= self._config.gap_timeout_ms * 1_000_000:
             self._give_up(self._held[0][0] if self._held else self._known_end)
             self._gap_since_ns = 0
-            while self._held and self._held[0][0] <= self._expected:
+            while self._held and self._held[0][0] <= self.expected_seq:
                 self._deliver(*self._held.popleft(), True, out)
-            if self._expected < self._known_end:
+            if self.expected_seq < self._known_end:
                 self._gap_since_ns = now_ns
                 self.gaps += 1
                 self._ask(now_ns)
+            self._allow()
         elif now_ns - self._asked_ns >= self._config.gap_timeout_ms * 1_000_000 // 5:
             self._ask(now_ns)
         return out
@@ -462,25 +531,41 @@ class FanoutReceiver:
 
 
 class _Consumer:
-    """What a LogSender knows of one consumer."""
+    """What a LogSender knows of one consumer; what is sent to it next is in the words of its outlet."""
 
-    __slots__ = ("acked", "follows", "last_sent_ns", "limit", "next_send", "outlet", "told_end")
+    __slots__ = ("acked", "follows", "heard_ns", "log", "outlet", "told_end", "words")
 
-    def __init__(self, outlet: _Outlet, next_send: int, acked: int) -> None:
-        self.outlet = outlet
-        self.next_send = next_send
+    def __init__(self, outlet: _Outlet, log: Log, next_send: int, acked: int) -> None:
+        self.log = log
         self.acked = acked
-        self.follows = 0
-        self.limit = acked
-        self.last_sent_ns = 0
+        self.follows = self.heard_ns = 0
         self.told_end = False
+        self.outlet, self.words = outlet, outlet.words
+        self.words[Out.NEXT], self.words[Out.LIMIT] = next_send, acked
+
+    def move(self, outlet: _Outlet) -> None:
+        """It is to be reached by another way from now on."""
+        for word in (Out.NEXT, Out.LIMIT, Out.SENT_NS, Out.RING):
+            outlet.words[word] = self.words[word]
+        self.outlet, self.words = outlet, outlet.words
+
+    @property
+    def next_send(self) -> int:
+        """Number of the record to be sent next."""
+        return int(self.words[Out.NEXT])
+
+    @property
+    def last_sent_ns(self) -> int:
+        """When something was sent to it."""
+        return int(self.words[Out.SENT_NS])
 
 
 class LogSender:
     """Producer of a lossless stream: ships a log to every consumer that says WANT.
 
     `required` names the consumers whose acknowledgement a RingLog waits for before it overwrites; until each of
-    them was heard, nothing is forgotten. Statistics: ``resent``, ``errors``, ``consumers()``.
+    them was heard, nothing is forgotten. `log`: one for all consumers, or by the name of the consumer; then nobody
+    else is served. Statistics: ``resent``, ``errors``, ``consumers()``.
     """
 
     def __init__(
@@ -490,7 +575,7 @@ class LogSender:
         kind: RecordKind,
         source: str,
         epoch: int,
-        log: Log,
+        log: Log | Mapping[str, Log],
         config: LinksConfig,
         required: tuple[str, ...] = (),
     ) -> None:
@@ -498,11 +583,13 @@ class LogSender:
         self._stream = kind, source, epoch
         self._epoch = epoch
         self._required = required
-        self.log = log
+        self._logs = log if isinstance(log, Mapping) else {}
+        self.log: Log = next(iter(log.values())) if isinstance(log, Mapping) else log
         self.socket = _socket(context, zmq.ROUTER, config)
         self.socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         _bind(self.socket, address[1])
         self._consumers: dict[str, _Consumer] = {}
+        self._nothing = np.zeros(0, dtype=DTYPES[kind])
         self.resent = self.held_back = self.departed = 0
         self.errors: Counter[str] = Counter()
 
@@ -519,14 +606,21 @@ class LogSender:
 
     def consumers(self) -> dict[str, int]:
         """Consumer → number of records that it has not acknowledged."""
-        return {name: self.log.next_seq - 1 - consumer.acked for name, consumer in self._consumers.items()}
+        return {name: consumer.log.next_seq - 1 - consumer.acked for name, consumer in self._consumers.items()}
+
+    def outlets(self) -> dict[str, npt.NDArray[np.int64]]:
+        """Consumer → words of its outlet (`Out`), for compiled loops."""
+        return {name: consumer.words for name, consumer in self._consumers.items()}
+
+    def heard_ns(self, consumer: str) -> int:
+        """When a consumer was heard last; 0: never."""
+        return self._consumers[consumer].heard_ns if consumer in self._consumers else 0
 
     def append(self, records: Records) -> int:
         """Append to a RingLog as many records as there is room for; returns how many (back-pressure)."""
         log = self.log
         if not isinstance(log, RingLog):
-            msg = "records are appended to this log by its owner"
-            raise TypeError(msg)
+            raise TypeError(_NOT_OURS)
         n = min(len(records), log.room)
         if n:
             log.append(records[:n])
@@ -540,11 +634,11 @@ class LogSender:
         for consumer in self._consumers.values():
             if (
                 consumer.next_send == first
-                and end <= consumer.limit + 1
+                and end <= consumer.words[Out.LIMIT] + 1
                 and n
                 and self._send(consumer, first, records[:n], now_ns)
             ):
-                consumer.next_send = end
+                consumer.words[Out.NEXT] = end
         taken = self.append(records)
         self.pump(now_ns)
         return taken
@@ -555,13 +649,13 @@ class LogSender:
             self._ship(consumer, now_ns)
 
     def _ship(self, consumer: _Consumer, now_ns: int) -> None:
-        end = self.log.next_seq
-        while consumer.next_send < end and consumer.next_send <= consumer.limit:
-            most = min(self._config.frame_records, consumer.limit - consumer.next_send + 1)
-            records = self.log.read(consumer.next_send, most)
-            if not self._send(consumer, consumer.next_send, records, now_ns):
+        words = consumer.words
+        while consumer.next_send < consumer.log.next_seq and words[Out.NEXT] <= words[Out.LIMIT]:
+            first = consumer.next_send
+            records = consumer.log.read(first, min(self._config.frame_records, int(words[Out.LIMIT]) - first + 1))
+            if not len(records) or not self._send(consumer, first, records, now_ns):
                 break
-            consumer.next_send += len(records)
+            words[Out.NEXT] += len(records)
 
     def _send(self, consumer: _Consumer, first_seq: int, records: Records, now_ns: int) -> bool:
         error = consumer.outlet.send(records, first_seq, now_ns)
@@ -570,9 +664,9 @@ class LogSender:
             return False
         if error:  # it is gone: nothing is for it until it says WANT again
             self.departed += 1
-            consumer.limit = 0
+            consumer.words[Out.LIMIT] = 0
             return False
-        consumer.last_sent_ns = now_ns
+        consumer.words[Out.SENT_NS] = now_ns
         return True
 
     def _outlet_to(self, identity: bytes) -> _Outlet:
@@ -586,48 +680,53 @@ class LogSender:
             except FrameError as error:
                 self.errors[error.reason] += 1
         if isinstance(self.log, RingLog):
-            self.log.acked_seq = max(self.log.acked_seq, self.acked_seq)
+            self.log.acknowledge(self.acked_seq)
         self.pump(now_ns)
 
     def _want(self, identity: bytes, want: Want, now_ns: int) -> None:
         known = want.epoch == self._epoch
         consumer = self._consumers.get(want.consumer)
-        if known and want.next_seq > self.log.next_seq:
+        log = self._logs.get(want.consumer) if self._logs else self.log
+        if log is None:
+            self.errors["consumer"] += 1
+            return
+        if known and want.next_seq > log.next_seq:
             self.errors["beyond_end"] += 1
             return
+        patient = self._config.resend_ms * 1_000_000
         if consumer is None or not known:
             # New here, or its memory is of another life of ours: begin at the oldest record nobody acknowledged.
-            acked = want.acked_seq if known else self.log.oldest_seq - 1
-            if not known and isinstance(self.log, RingLog):
-                acked = self.log.acked_seq
-            said_again = consumer is not None and consumer.outlet.identity == identity and want.epoch == 0
-            if (
-                said_again
-                and consumer is not None
-                and now_ns - consumer.last_sent_ns < self._config.resend_ms * 1_000_000
-            ):
-                return  # before our first frame could reach it
-            consumer = _Consumer(self._outlet_to(identity), want.next_seq if known else acked + 1, acked)
+            acked = want.acked_seq if known else log.acked_seq
+            if consumer is not None and consumer.outlet.identity == identity and want.epoch == 0:
+                consumer.heard_ns = now_ns
+                if now_ns - consumer.last_sent_ns < patient:
+                    return  # said again before our first frame could reach it
+            outlet = self._outlet_to(identity)
+            consumer = _Consumer(outlet, log, want.next_seq if known else acked + 1, acked)
             self._consumers[want.consumer] = consumer
         elif consumer.outlet.identity != identity or want.rewind:
             self.resent += max(0, consumer.next_send - want.next_seq)
-            consumer.next_send = want.next_seq
+            consumer.words[Out.NEXT] = want.next_seq
             if consumer.outlet.identity != identity:
-                consumer.outlet = self._outlet_to(identity)
-        elif (
-            want.next_seq < consumer.next_send
-            and now_ns - consumer.last_sent_ns >= self._config.resend_ms * 1_000_000
-        ):
+                consumer.move(self._outlet_to(identity))
+        elif want.next_seq < consumer.next_send and now_ns - consumer.last_sent_ns >= patient:
             self.resent += consumer.next_send - want.next_seq
-            consumer.next_send = want.next_seq
+            consumer.words[Out.NEXT] = want.next_seq
         if known:
             consumer.acked = max(consumer.acked, want.acked_seq)
             consumer.follows = want.follows_seq
-        consumer.limit = consumer.acked + want.window
+        if self._logs:
+            log.acknowledge(consumer.acked)
+        consumer.heard_ns = now_ns
+        consumer.words[Out.LIMIT] = consumer.acked + want.window
         self._ship(consumer, now_ns)
         quiet = now_ns - consumer.last_sent_ns >= self._config.heartbeat_ms * 1_000_000
-        if quiet or (not consumer.told_end and consumer.next_send >= self.log.next_seq):
-            consumer.told_end = self._send(consumer, consumer.next_send, self.log.read(1, 0), now_ns)
+        if consumer.next_send >= log.next_seq:
+            if quiet or not consumer.told_end:
+                consumer.told_end = self._send(consumer, consumer.next_send, self._nothing, now_ns)
+        elif quiet and known and consumer.next_send > 1:
+            # There is more, but not now. Nothing at the next number would say that this is the end.
+            self._send(consumer, consumer.next_send - 1, self._nothing, now_ns)
 
     def close(self) -> None:
         """Close the socket."""
@@ -654,22 +753,36 @@ class LogReceiver:
         self.socket = _socket(context, zmq.DEALER, config)
         self.socket.connect(address[1])
         self._epoch = 0
-        self._expected = 1
         self._acked = 0
         self._follows = 0
         self._said_acked = 0
         self._said_ns = 0
         self._rewound_ns = 0
-        self._last_heard_ns = 0
         self._caught_up = False
-        self.received = self.duplicates = self.rewinds = self.epochs = self.unheard = 0
+        self.duplicates = self.rewinds = self.epochs = self.unheard = 0
         self.errors: Counter[str] = Counter()
         self._inbox = _Inbox(self.socket, kind, config, self.errors)
+        self.words = self._inbox.words
 
     @property
     def expected_seq(self) -> int:
         """Number of the record to come next."""
-        return self._expected
+        return int(self.words[In.EXPECTED])
+
+    @property
+    def received(self) -> int:
+        """Records that were delivered."""
+        return int(self.words[In.RECEIVED])
+
+    @property
+    def heard_ns(self) -> int:
+        """When the producer was heard last."""
+        return int(self.words[In.HEARD_NS])
+
+    @property
+    def said_acked_seq(self) -> int:
+        """What the producer was told to be acknowledged."""
+        return self._said_acked
 
     @property
     def epoch(self) -> int:
@@ -683,23 +796,30 @@ class LogReceiver:
 
     def connected(self, now_ns: int) -> bool:
         """Whether the producer was heard within ten heartbeats."""
-        return self._epoch > 0 and now_ns - self._last_heard_ns < 10 * self._config.heartbeat_ms * 1_000_000
+        return self._epoch > 0 and now_ns - self.heard_ns < 10 * self._config.heartbeat_ms * 1_000_000
 
     def receive(self, now_ns: int) -> list[tuple[int, Records]]:
         """Batches (number of the first record, records), in order: of one frame; the next poll tells of more."""
         out: list[tuple[int, Records]] = []
-        frame = self._inbox.take(self._epoch, self._expected)
+        frame = self._inbox.take(self._epoch, self.expected_seq)
         if isinstance(frame, bytes):
             self._take(frame, now_ns, out)
         elif frame is not None:
-            self._last_heard_ns = now_ns
+            self.words[In.HEARD_NS] = now_ns
             self._deliver(frame, out)
         return out
 
+    def look(self, now_ns: int) -> list[tuple[int, Records]]:
+        """What a compiled loop has left; as `receive`."""
+        out: list[tuple[int, Records]] = []
+        if (frame := self._inbox.left()) is not None:
+            self._take(frame, now_ns, out)
+        return out
+
     def _deliver(self, records: Records, out: list[tuple[int, Records]]) -> None:
-        out.append((self._expected, records))
-        self._expected += len(records)
-        self.received += len(records)
+        out.append((self.expected_seq, records))
+        self.words[In.EXPECTED] += len(records)
+        self.words[In.RECEIVED] += len(records)
 
     def _take(self, payload: bytes, now_ns: int, out: list[tuple[int, Records]]) -> None:
         try:
@@ -712,20 +832,22 @@ class LogReceiver:
             if envelope.epoch < self._epoch:
                 self.errors["old_epoch"] += 1
                 return
-            self._epoch, self._expected = envelope.epoch, first
+            self._epoch = envelope.epoch
+            self.words[In.EPOCH], self.words[In.EXPECTED] = self._epoch, first
             self._acked = self._said_acked = first - 1
             self._caught_up = False
             self.epochs += 1
-        self._last_heard_ns = now_ns
-        if first > self._expected:
+        self.words[In.HEARD_NS] = now_ns
+        expected = self.expected_seq
+        if first > expected:
             if now_ns - self._rewound_ns >= self._config.heartbeat_ms * 1_000_000:
                 self.rewinds += 1
                 self._rewound_ns = now_ns
                 self._say(now_ns, rewind=True)
             return
-        skip = self._expected - first
+        skip = expected - first
         if len(records) == 0:
-            self._caught_up = self._caught_up or first == self._expected
+            self._caught_up = self._caught_up or first == expected
             return
         self.duplicates += min(skip, len(records))
         if skip < len(records):
@@ -736,8 +858,8 @@ class LogReceiver:
 
         `follows_seq`: see `tickpath.common.frames`.
         """
-        if not 0 <= seq < self._expected:
-            msg = f"cannot acknowledge {seq}: received up to {self._expected - 1}"
+        if not 0 <= seq < self.expected_seq:
+            msg = f"cannot acknowledge {seq}: received up to {self.expected_seq - 1}"
             raise ValueError(msg)
         self._acked = max(self._acked, seq)
         self._follows = follows_seq
@@ -751,7 +873,7 @@ class LogReceiver:
     def _say(self, now_ns: int, *, rewind: bool = False) -> None:
         window = self._config.window
         want = (
-            SCHEMA_VERSION, self._consumer, self._epoch, self._expected, self._acked, window, rewind, self._follows
+            SCHEMA_VERSION, self._consumer, self._epoch, self.expected_seq, self._acked, window, rewind, self._follows
         )  # fmt: skip
         self._said_ns = now_ns
         try:

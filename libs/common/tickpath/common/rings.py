@@ -1,4 +1,4 @@
-"""The links of the shm lane: one ring for each, in the run_dir, and the bell on which a service sleeps.
+"""The links as rings, one for each, and the bell on which a service sleeps.
 
 | ring | kind | writer | readers |
 | --- | --- | --- | --- |
@@ -6,6 +6,9 @@
 | ``signals.ring`` | lossless | signals | risk |
 | ``orders.ring`` | lossless | risk | exec |
 | ``reports.signals.ring``, ``reports.risk.ring`` | log: exec's journal | exec | signals, risk |
+
+In the shm lane they are in the run_dir, and what one service writes the next one reads. In the ZeroMQ lanes each
+service has a folder of its own there, and at the other end of each ring is its bridge (`tickpath.common.bridge`).
 
 A writer makes its ring when it starts. Processes start in any order, so whoever reads one opens it when it is there
 (`Input.tend`), and again when it was replaced. That both ends are alive is known from their beats.
@@ -16,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -29,7 +33,7 @@ from tickpath.common.process import StartError
 from tickpath.common.records import DTYPES, RecordKind
 from tickpath.common.ring import Bells, RingError, RingReader, RingWriter, Waiter, WaitStrategy, choose_wait
 
-__all__ = ["BELLS", "Input", "LogInput", "Rings", "choose_strategy"]
+__all__ = ["BELLS", "Input", "LogInput", "Rings", "choose_strategy", "rings_folder"]
 
 #: Line of each service in the file of bells.
 BELLS: Final = {name: number for number, name in enumerate(SERVICES)}
@@ -54,15 +58,22 @@ def choose_strategy(config: Config) -> tuple[WaitStrategy, str]:
     return choose_wait(config.process.wait, len(SERVICES), cores)
 
 
+def rings_folder(config: Config, name: str) -> Path:
+    """Where the rings of a service are: in the shm lane all in one place, for they are shared."""
+    return config.run_dir if config.links.lane == "shm" else config.run_dir / f"{name}.rings"
+
+
 class Rings:
     """The rings of one service's process; `name` is that of the service. `bells` and `waiter` are addresses."""
 
     def __init__(self, config: Config, name: str) -> None:
         """Raises StartError."""
-        self.config, self.name = config, name
-        self.strategy, self.note = choose_strategy(config)
+        self.config, self.name, self.folder = config, name, rings_folder(config, name)
+        # Between sockets there is no choice: the bridge waits at its sockets, and the loop never does.
+        shared = config.links.lane == "shm"
+        self.strategy, self.note = choose_strategy(config) if shared else (WaitStrategy.YIELD, "")
         try:
-            self._bells = Bells(config.run_dir)
+            self._bells = Bells(self.folder)
         except RingError as error:
             raise StartError(str(error)) from None
         self._waiter = Waiter(self.strategy, self._bells, BELLS[name])
@@ -73,7 +84,7 @@ class Rings:
         links = self.config.links
         try:
             return RingWriter(
-                self.config.run_dir / f"{link}.ring", DTYPES[kind], links.log_ring if required else links.tick_ring,
+                self.folder / f"{link}.ring", DTYPES[kind], links.log_ring if required else links.tick_ring,
                 kind=int(kind), required=(required,) if required else (), log=log,
                 bell=BELLS[self.name] if required else -1,
             )  # fmt: skip
@@ -107,7 +118,7 @@ class Input:
         self, rings: Rings, link: str, kind: RecordKind, words: npt.NDArray[np.int64], at: int, *, wake: bool = True
     ) -> None:
         self._rings, self._kind = rings, kind
-        self._path = rings.config.run_dir / f"{link}.ring"
+        self._path = rings.folder / f"{link}.ring"
         self._bell = BELLS[rings.name] if wake else -1
         self._words, self._at = words, at
         self._reader: RingReader | None = None

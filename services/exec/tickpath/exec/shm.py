@@ -73,7 +73,7 @@ class Exec(ExecPage, CompiledStage):
         worked = False
         while True:
             self.words[Word.VENUE_FD] = self.gateway.compiled_fd
-            why = Why(loop(self.words, self.ctx, self.gateway.fileno(), until_ns))
+            why = Why(self._loop(until_ns))
             if why <= Why.TIME:
                 return worked or why is Why.TIME
             worked = True
@@ -81,6 +81,10 @@ class Exec(ExecPage, CompiledStage):
             self._settle(why, now)
             if now >= until_ns:
                 return True
+
+    def _loop(self, until_ns: int) -> int:
+        why: int = loop(self.words, self.ctx, self.gateway.fileno(), until_ns)
+        return why
 
     def _settle(self, why: Why, now: int) -> None:
         if why is Why.REPORTS:

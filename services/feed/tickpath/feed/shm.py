@@ -46,15 +46,20 @@ class Feed(FeedPage, CompiledStage):
 
     def run(self, until_ns: int) -> bool:
         """See `kernels.loop`; what the state of the channel asks for is done in between."""
-        core, receiver = self.core, self.core.receiver
+        core = self.core
         while True:
-            worked = loop(self.words, core.state, receiver.buffer, receiver.messages, receiver.lengths, until_ns)
+            worked = self._loop(until_ns)
             now = now_ns()
             if not core.repair.wanted:
                 return bool(worked)
             self._follow()
             if now >= until_ns:
                 return True
+
+    def _loop(self, until_ns: int) -> int:
+        state, receiver = self.core.state, self.core.receiver
+        worked: int = loop(self.words, state, receiver.buffer, receiver.messages, receiver.lengths, until_ns)
+        return worked
 
     def _follow(self) -> None:
         """Publish what comes of the state of the channel."""

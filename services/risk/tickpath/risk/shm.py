@@ -60,13 +60,17 @@ class Risk(RiskPage, CompiledStage):
     def run(self, until_ns: int) -> bool:
         """See `kernels.loop`; the limits are copied in between."""
         while True:
-            why = loop(self.words, self.state.context, until_ns)
+            why = self._loop(until_ns)
             if why != Why.LIMITS:
                 return bool(why == Why.TIME)
             now = now_ns()
             self._take_limits(now)
             if now >= until_ns:
                 return True
+
+    def _loop(self, until_ns: int) -> int:
+        why: int = loop(self.words, self.state.context, until_ns)
+        return why
 
     def _open(self, now: int) -> None:
         for end in (self.ticks, self.signals, self.reports):

@@ -59,7 +59,11 @@ class Signals(SignalsPage, CompiledStage):
 
     def run(self, until_ns: int) -> bool:
         """See `kernels.loop`."""
-        return bool(loop(self.words, until_ns))
+        return bool(self._loop(until_ns))
+
+    def _loop(self, until_ns: int) -> int:
+        worked: int = loop(self.words, until_ns)
+        return worked
 
     def _open(self, now: int) -> None:
         self.ticks.tend(now)
