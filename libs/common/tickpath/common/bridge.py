@@ -163,13 +163,8 @@ class RingSource:
 
     @property
     def oldest_seq(self) -> int:
-        """Number of the oldest record that can be read."""
-        return self.acked_seq + 1
-
-    @property
-    def acked_seq(self) -> int:
-        """The consumer needs nothing up to here; a LOG has everything once more."""
-        return 0 if self._log else self._reader.acked
+        """Number of the oldest record that can be read; a LOG has everything once more."""
+        return 1 if self._log else self._reader.acked + 1
 
     def acknowledge(self, seq: int) -> None:
         """The consumer needs nothing up to `seq`."""

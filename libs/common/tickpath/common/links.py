@@ -239,7 +239,7 @@ class RingLog:
 
 
 class Log(Protocol):
-    """What a LogSender ships: a RingLog, or a ring of this process (`tickpath.common.bridge`)."""
+    """What a sender ships or replays."""
 
     @property
     def next_seq(self) -> int:
@@ -248,31 +248,16 @@ class Log(Protocol):
     @property
     def oldest_seq(self) -> int:
         """Number of the oldest record that can be read."""
-
-    @property
-    def acked_seq(self) -> int:
-        """Nobody needs the records up to here any more."""
 
     def read(self, first_seq: int, most: int) -> Records:
         """Up to `most` records from `first_seq` on; none when they are not there yet."""
 
+
+class AcknowledgedLog(Log, Protocol):
+    """A log that one consumer reads, and that forgets what it need not have again."""
+
     def acknowledge(self, seq: int) -> None:
         """Nobody needs the records up to `seq` any more."""
-
-
-class TickLog(Protocol):
-    """What a FanoutSender replays: a RingLog, or a ring of this process."""
-
-    @property
-    def next_seq(self) -> int:
-        """Number of the record that will be appended next."""
-
-    @property
-    def oldest_seq(self) -> int:
-        """Number of the oldest record that can be read."""
-
-    def read(self, first_seq: int, most: int) -> Records:
-        """Up to `most` records from `first_seq` on."""
 
 
 class FanoutSender:
@@ -289,12 +274,12 @@ class FanoutSender:
         source: str,
         epoch: int,
         config: LinksConfig,
-        log: TickLog | None = None,
+        log: Log | None = None,
     ) -> None:
         self._config = config
         self._stream = kind, source, epoch
         self._epoch = epoch
-        self.log: TickLog = log or RingLog(DTYPES[kind], config.tick_ring)
+        self.log: Log = log or RingLog(DTYPES[kind], config.tick_ring)
         self._pub = _socket(context, zmq.PUB, config)
         self.want = _socket(context, zmq.ROUTER, config)
         _bind(self._pub, address[0])
@@ -575,7 +560,7 @@ class LogSender:
         kind: RecordKind,
         source: str,
         epoch: int,
-        log: Log | Mapping[str, Log],
+        log: Log | Mapping[str, AcknowledgedLog],
         config: LinksConfig,
         required: tuple[str, ...] = (),
     ) -> None:
@@ -583,7 +568,7 @@ class LogSender:
         self._stream = kind, source, epoch
         self._epoch = epoch
         self._required = required
-        self._logs = log if isinstance(log, Mapping) else {}
+        self._logs: Mapping[str, AcknowledgedLog] = log if isinstance(log, Mapping) else {}
         self.log: Log = next(iter(log.values())) if isinstance(log, Mapping) else log
         self.socket = _socket(context, zmq.ROUTER, config)
         self.socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
@@ -686,8 +671,8 @@ class LogSender:
     def _want(self, identity: bytes, want: Want, now_ns: int) -> None:
         known = want.epoch == self._epoch
         consumer = self._consumers.get(want.consumer)
-        log = self._logs.get(want.consumer) if self._logs else self.log
-        if log is None:
+        log = self._logs.get(want.consumer, self.log)
+        if self._logs and want.consumer not in self._logs:
             self.errors["consumer"] += 1
             return
         if known and want.next_seq > log.next_seq:
@@ -696,7 +681,8 @@ class LogSender:
         patient = self._config.resend_ms * 1_000_000
         if consumer is None or not known:
             # New here, or its memory is of another life of ours: begin at the oldest record nobody acknowledged.
-            acked = want.acked_seq if known else log.acked_seq
+            oldest = log.acked_seq + 1 if isinstance(log, RingLog) else log.oldest_seq
+            acked = want.acked_seq if known else oldest - 1
             if consumer is not None and consumer.outlet.identity == identity and want.epoch == 0:
                 consumer.heard_ns = now_ns
                 if now_ns - consumer.last_sent_ns < patient:
@@ -715,8 +701,8 @@ class LogSender:
         if known:
             consumer.acked = max(consumer.acked, want.acked_seq)
             consumer.follows = want.follows_seq
-        if self._logs:
-            log.acknowledge(consumer.acked)
+        if want.consumer in self._logs:
+            self._logs[want.consumer].acknowledge(consumer.acked)
         consumer.heard_ns = now_ns
         consumer.words[Out.LIMIT] = consumer.acked + want.window
         self._ship(consumer, now_ns)
