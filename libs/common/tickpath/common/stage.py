@@ -41,7 +41,6 @@ from tickpath.common.pages import (
 from tickpath.common.process import EXIT_USAGE, StartError
 
 _TEND_NS = 25_000_000  # links are tended this often while busy, and whenever nothing came for `process.poll_ms`
-_BEHIND_NS = 20_000  # a turn that begins so soon after the last one had not to wait for its input
 _CONNECTED_NS = 1_000_000_000
 _NOTE_NS = 5_000_000  # pauses are attributed with this precision while busy; a reading costs 3 µs
 
@@ -64,7 +63,6 @@ class Stage(HotPage):
         self.counts = page["counters"]
         self.hist = page["hist"]
         self.epoch = int(page["hot"][Hot.EPOCH])
-        self.behind = False  # input was there already when the last turn ended
 
     def inputs(self) -> Sequence[Any]:
         """Sockets and file descriptors whose readability wakes the loop."""
@@ -133,7 +131,6 @@ class _Polled:
         self._hot = stage.page["hot"]
         self._poll_ms = stage.config.process.poll_ms
         self._again = False
-        self._left_ns = 0  # when the last turn ended
 
     def run(self, until_ns: int) -> bool:
         """One turn; True when an input was ready."""
@@ -142,9 +139,7 @@ class _Polled:
         ready = self._ready() if n_ready else ()
         self._hot[_BUSY] = 1
         now = now_ns()
-        self._stage.behind = now - self._left_ns < _BEHIND_NS
         self._again = self._stage.turn(now, ready)
-        self._left_ns = now_ns()
         return bool(ready)
 
     def _ready(self) -> Ready:

@@ -103,7 +103,6 @@ class FeedCore:
         decode(self.state, self.receiver.buffer, self.receiver.lengths, 0, 0, 0, Line.A, self.ticks)
         record(np.zeros_like(self.hop), 0)
         self.ticks[:] = self.ticks[:1]
-        self.lines.receive(Line.A)
         for note in self.lines.warnings():
             add_note(self._page, note)
 

@@ -12,8 +12,7 @@ import numpy.typing as npt
 
 from tickpath.common.config import FeedConfig
 from tickpath.common.histogram import HIST_SIZE
-from tickpath.common.jit import direct
-from tickpath.common.kernels.net import DatagramReceiver, receive_rows
+from tickpath.common.kernels.net import DatagramReceiver
 from tickpath.common.process import StartError
 from tickpath.common.udp import UdpError, open_udp_socket
 from tickpath.feed.kernels.receive import N_LINES, N_WORDS, LineReg
@@ -25,8 +24,6 @@ _SO_BUSY_POLL: Final = 46
 _SO_MEMINFO: Final = 55
 _MEMINFO_DROPS: Final = 8  # index of the dropped datagrams in what SO_MEMINFO gives
 _REPAIR_BUFFER_BYTES: Final = 4 << 20
-
-_receive_rows = direct(receive_rows)
 
 Words = npt.NDArray[np.int64]
 
@@ -63,7 +60,6 @@ class Lines:
         if options.kernel_stamps:
             self.receiver.ask_for_stamps()
             self.words[LineReg.WAITS] = self._waits_words.ctypes.data
-        receive_rows(-1, self.receiver.messages, self.receiver.lengths, 0, 0, 0)  # types are checked here, once
         self._epoll: select.epoll | None = None
         self.words[LineReg.WAIT_FD] = self.sockets[Line.A].fileno()
         if len(self.sockets) > 1:
@@ -119,15 +115,6 @@ class Lines:
             for line, size in granted.items()
             if 0 < size < wanted
         ]
-
-    def receive(self, line: Line) -> int:
-        """Fill the rows of a line; the number of datagrams, 0 if there is none now."""
-        words, receiver = self.words, self.receiver
-        n = _receive_rows(
-            int(words[LineReg.FDS + line]), receiver.messages, receiver.lengths,
-            line * self.options.batch, self.options.batch, int(words[LineReg.WAITS]),
-        )  # fmt: skip
-        return max(0, int(n))
 
     def ask(self, request: bytes) -> bool:
         """Send a request for missing messages; False when it cannot be sent now."""

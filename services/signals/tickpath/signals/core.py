@@ -12,7 +12,6 @@ import numpy.typing as npt
 from tickpath.common.clock import now_ns
 from tickpath.common.config import Config, config_path
 from tickpath.common.instruments import load_instruments
-from tickpath.common.kernels.digest import add_to_digest, words_mask
 from tickpath.common.pages import Control, HotPage, Page
 from tickpath.common.process import StartError
 from tickpath.common.records import REPORT, SIGNAL, TICK
@@ -20,7 +19,6 @@ from tickpath.signals.engine import Engine, Running
 from tickpath.signals.layout import Counter, Histogram, memory_page_path
 from tickpath.signals.strategy import StrategyError, load_strategy
 
-_DIGESTED: Final = words_mask(SIGNAL)
 DRAIN_NS: Final = 2_000_000_000  # how long a stopping process waits for the answers to its last signals
 
 
@@ -55,7 +53,6 @@ class SignalsCore:
         self.config = config
         self.counts: npt.NDArray[np.int64] = page["counters"]
         self.hist: npt.NDArray[np.int64] = page["hist"]
-        self.hot: npt.NDArray[np.int64] = page["hot"]
         self.control: npt.NDArray[np.int64] = (
             side["control"] if side is not None else np.zeros(len(Control), dtype=np.int64)
         )
@@ -64,7 +61,6 @@ class SignalsCore:
         except StrategyError as error:
             raise StartError(str(error)) from None
         self.out: npt.NDArray[Any] = np.zeros(max(4096, self.engine.room), dtype=SIGNAL)
-        self.out_words = self.out.view(np.int64).reshape(len(self.out), -1)
         self.paused = 0
         self.draining = False
 
@@ -92,7 +88,6 @@ class SignalsCore:
         ticks["instrument"] = np.arange(len(ticks))
         self.engine.run(np.frombuffer(ticks.tobytes(), TICK), self.out, now_ns())
         self.engine.apply(np.frombuffer(np.zeros(1, REPORT).tobytes(), REPORT))
-        self.digest(0)
         self.out[:] = np.zeros(1, SIGNAL)
         self.engine.reset()
         self.mute(caught_up=False)
@@ -104,7 +99,3 @@ class SignalsCore:
         """
         self.paused = int(self.control[Control.PAUSED])
         self.engine.mute(bool(self.paused or self.draining or not caught_up))
-
-    def digest(self, n: int) -> None:
-        """The first `n` signals of ``out`` belong to the stream of decisions."""
-        add_to_digest(self.hot, self.out_words, n, _DIGESTED)
