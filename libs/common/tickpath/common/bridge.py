@@ -13,6 +13,7 @@ between, here. Nothing of a ring outlives its process: what is not acknowledged 
 
 from __future__ import annotations
 
+import errno
 import shutil
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -36,6 +37,7 @@ from tickpath.common.rings import rings_folder
 from tickpath.common.taps import Tap
 
 _ENDLESS: Final = 1 << 62
+_NOTHING: Final = -errno.EAGAIN
 _MAX_OUTLETS: Final = 8
 
 Link = FanoutReceiver | LogReceiver
@@ -53,8 +55,9 @@ class _Inlet:
         rings.beat(ring.address, 0)  # nobody was heard yet
 
     @property
-    def _n_waiting(self) -> int:
-        return sum(len(records) for records in self._waiting)
+    def left(self) -> bool:
+        """Whether the compiled loop has left something here, or the ring had no room for what came."""
+        return bool(self.words[In.SIZE] != _NOTHING or self._waiting)
 
     def _pass_on(self) -> None:
         while self._waiting:
@@ -79,6 +82,11 @@ class TickInlet(_Inlet):
         self._waiting.extend(self.link.look(now))
         self._pass_on()
 
+    @property
+    def urgent(self) -> bool:
+        """Whether `tend` should not be put off."""
+        return self.link.gap or bool(self._waiting)
+
     def tend(self, now: int) -> None:
         """Ask for what is missing; the ring beats while feed is there."""
         self._waiting.extend(self.link.tend(now))
@@ -100,6 +108,7 @@ class LogInlet(_Inlet):
         self._epoch = 0
         self._first = 1  # number of the first record of this epoch in the stream
         self._base = 0  # number in the ring less that in the stream
+        self._granted = not log
         self.end_seq = 0  # of a LOG: it is known to reach so far, exclusive
         self.follows: Callable[[], int] = lambda: 0  # see `tickpath.common.frames`
 
@@ -113,8 +122,13 @@ class LogInlet(_Inlet):
             # Only behind the end that the producer has named has the reader caught up.
             end = max(self.link.expected_seq, self.end_seq) if self.link.caught_up else _ENDLESS
             self.ring.set_log(self._epoch, end)
-            rings.grant(self.ring.address, 0)
+            self._granted = rings.grant(self.ring.address, 0) > 0 or self._granted
         self._pass_on()
+
+    @property
+    def urgent(self) -> bool:
+        """Whether `tend` should not be put off: the reader is to ask for another journal, or there is no room."""
+        return bool(self._epoch and not self._granted) or bool(self._waiting)
 
     def expect(self, report_seq: int) -> None:
         """Of a LOG: it reaches at least so far, inclusive, whether that is here or not."""
@@ -127,8 +141,9 @@ class LogInlet(_Inlet):
         self.end_seq = 0
         if self._log:
             self._waiting.clear()
+            self._granted = False
         else:
-            self._base = self.ring.published + 1 + self._n_waiting - first
+            self._base = self.ring.published + 1 + sum(len(records) for records in self._waiting) - first
 
     def tend(self, now: int) -> None:
         """Acknowledge; the ring beats while the producer is there."""
@@ -230,6 +245,9 @@ class Bridge:
         self._items = np.zeros(0, POLL_ITEM)
         self._ins = np.zeros(1, np.int64)
         self._outs = np.zeros(_MAX_OUTLETS, np.int64)
+        self._asked: list[tuple[int, Callable[[int], None]]] = []
+        self._revents = self._items["revents"]
+        self._due_ns = 0
 
     # -- what comes in
 
@@ -302,12 +320,17 @@ class Bridge:
     def open(self, *fds: int) -> None:
         """Everything is there; `fds` wake the loop too, which looks at them itself."""
         live: list[Any] = [i.link.sub if isinstance(i, TickInlet) else i.link.socket for i in self._inlets]
-        asked: list[Any] = [i.link.want for i in self._inlets if isinstance(i, TickInlet)]
-        asked += [sender.socket for sender in self._senders]
+        asked: list[tuple[Any, Callable[[int], None]]] = [
+            (i.link.want, i.look) for i in self._inlets if isinstance(i, TickInlet)
+        ]
+        asked += [(sender.socket, self._server(sender)) for sender in self._senders]
         if self._ticks is not None:
-            asked.append(self._ticks.want)
+            asked.append((self._ticks.want, self._ticks.serve))
         self._items = np.zeros(len(live) + len(fds) + len(asked), POLL_ITEM)
-        for item, source in zip(self._items, [*live, *fds, *asked], strict=True):
+        sources = [*live, *fds, *(source for source, _ in asked)]
+        self._asked = [(len(live) + len(fds) + k, serve) for k, (_, serve) in enumerate(asked)]
+        self._revents = self._items["revents"]
+        for item, source in zip(self._items, sources, strict=True):
             item["events"] = zmq.POLLIN
             if isinstance(source, int):
                 item["fd"] = source
@@ -317,6 +340,13 @@ class Bridge:
         self.words[kernels.Bridge.INS] = len(self._inlets)
         self.words[kernels.Bridge.FDS] = len(fds)
         self._list_outlets()
+
+    def _server(self, sender: LogSender) -> Callable[[int], None]:
+        def serve(now: int) -> None:
+            sender.serve(now)
+            self._list_outlets()
+
+        return serve
 
     @property
     def tables(self) -> Tables:
@@ -343,25 +373,32 @@ class Bridge:
         """See to what the compiled loop has left."""
         now = now_ns()
         self.words[kernels.Bridge.ATTENTION] = 0
-        for sender in self._senders:
-            sender.serve(now)
-        if self._ticks is not None:
-            self._ticks.serve(now)
-        self._list_outlets()
+        for at, serve in self._asked:
+            if self._revents[at]:
+                serve(now)
         for inlet in self._inlets:
             if inlet.words[In.ACK_AT] <= rings.acked(inlet.ring.address, 0):
                 inlet.tend(now)
-            else:
+            elif inlet.left:
                 inlet.look(now)
 
     def tend(self, now: int) -> None:
-        """Acknowledge, ask again, heartbeat; who is heard is alive in its ring."""
-        self.attend()
+        """Acknowledge, ask again, heartbeat; who is heard is alive in its ring. Cheap as long as nothing is due.
+
+        A loop that does this while a tick comes makes the tick wait.
+        """
+        if self.needs_attention:
+            self.attend()
+        if now < self._due_ns and not any(inlet.urgent for inlet in self._inlets):
+            return
+        self._due_ns = now + self._config.links.heartbeat_ms * 500_000
         for inlet in self._inlets:
             inlet.tend(now)
         for sender in self._senders:
+            sender.serve(now)
             for consumer, source in self._sources.items():
                 source.beat(sender.heard_ns(consumer))
+        self._list_outlets()
         if self._ticks is not None:
             self._ticks.tend(now)
 

@@ -8,6 +8,10 @@ Two kinds, because two kinds of data move:
   last acknowledgement, up to a window. Whatever is not acknowledged is sent again after a break, so neither a lost
   connection nor the death of either side loses a record; what arrives twice is recognised by its number.
 
+The loops of the services see rings; `tickpath.common.bridge` joins these to links. What a link keeps in `words` is
+shared with compiled code, which takes and sends what is as it should be. This module is the rest of the protocol, and
+all of it for peers that are written in Python.
+
 Everything is non-blocking. Producers bind, consumers connect. What a consumer says is one idempotent message, WANT
 (`tickpath.common.frames`). All times are arguments, nanoseconds of CLOCK_MONOTONIC.
 """
@@ -383,6 +387,11 @@ class FanoutReceiver:
         """When the producer was heard last."""
         return int(self.words[In.HEARD_NS])
 
+    @property
+    def gap(self) -> bool:
+        """Whether records are missing."""
+        return self._gap_since_ns > 0
+
     def connected(self, now_ns: int) -> bool:
         """Whether the producer was heard within ten heartbeats and nothing is missing."""
         return self._epoch > 0 and now_ns - self.heard_ns < 10 * self._config.heartbeat_ms * 1_000_000
@@ -612,18 +621,7 @@ class LogSender:
         return n
 
     def send(self, records: Records, now_ns: int) -> int:
-        """`append` and `pump`; who has all that came before is sent these first, and then they are kept."""
-        log = self.log
-        n = min(len(records), log.room if isinstance(log, RingLog) else 0, self._config.frame_records)
-        first, end = log.next_seq, log.next_seq + n
-        for consumer in self._consumers.values():
-            if (
-                consumer.next_send == first
-                and end <= consumer.words[Out.LIMIT] + 1
-                and n
-                and self._send(consumer, first, records[:n], now_ns)
-            ):
-                consumer.words[Out.NEXT] = end
+        """`append` and `pump`."""
         taken = self.append(records)
         self.pump(now_ns)
         return taken
