@@ -391,7 +391,7 @@ def test_the_other_end_is_alive_in_the_ring_as_long_as_it_is_heard(rig: Rig) -> 
     rig.until(lambda: not risk_is_there())
 
 
-# -- fan-out -----------------------------------------------------------------------------------------------------------
+# -- fan-out ---------------------------------------------------------------------------------------------------------
 
 
 def test_ticks_that_were_lost_on_the_way_are_had_again_in_order(rig: Rig) -> None:

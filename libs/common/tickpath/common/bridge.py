@@ -395,7 +395,6 @@ class Bridge:
         for inlet in self._inlets:
             inlet.tend(now)
         for sender in self._senders:
-            sender.serve(now)
             for consumer, source in self._sources.items():
                 source.beat(sender.heard_ns(consumer))
         self._list_outlets()
