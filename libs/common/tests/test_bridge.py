@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -563,18 +562,14 @@ def test_a_frame_that_is_as_it_should_be_needs_no_python(rig: Rig) -> None:
     signals, risk = rig.keep(Signals(rig)), rig.keep(Risk(rig))
     signals.put(1, 1)
     rig.until(lambda: len(risk.causes) == 1)
-    for _ in range(1000):
-        kernels.ship(*signals.bridge.tables)
-        kernels.take(*risk.bridge.tables, 0)
     risk.bridge.attend()
-    before = sys.getallocatedblocks()
     for first in range(2, 32, 10):  # within the window
         signals.put(first, 10)
         kernels.ship(*signals.bridge.tables)
         assert risk.inlet.link.socket.poll(5000) == zmq.POLLIN
         assert kernels.take(*risk.bridge.tables, 0) >= 1
         assert risk.ring.published == first + 9
-    assert sys.getallocatedblocks() - before < 40
+        assert not risk.bridge.needs_attention
     assert risk.inlet.link.received == 31
 
 
