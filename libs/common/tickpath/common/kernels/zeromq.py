@@ -101,6 +101,9 @@ def _records_at(buffer, size, kind, epoch, expected, record_size):
     at = int64(4 + (buffer[3] & 0x1F))  # the producer's name
     if buffer[3] & 0xE0 != 0xA0 or at >= size:
         return int64(0)
+    for i in range(4, at):
+        if buffer[i] >= 0x80:  # no name of ours; whether it is one at all, the library says
+            return int64(0)
     its_epoch, at = _number(buffer, at, size)
     first, at = _number(buffer, at, size)
     _, at = _number(buffer, at, size)
