@@ -322,10 +322,10 @@ def test_a_writer_that_dies_begins_anew_and_the_ring_goes_on(rig: Rig) -> None:
 
 def test_an_acknowledgement_says_which_report_it_follows(rig: Rig) -> None:
     signals, risk = rig.keep(Signals(rig)), rig.keep(Risk(rig))
-    risk.inlet.follows = lambda: 77
+    risk.inlet.follows = lambda: (JOURNAL, 77)
     signals.put(1, 1)
     rig.until(lambda: signals.sender.acked_seq == 1)
-    assert signals.sender.follows_seq == 77
+    assert signals.sender.follows == (JOURNAL, 77)
 
 
 def test_much_that_is_acknowledged_is_said_before_the_next_heartbeat(rig: Rig) -> None:
@@ -388,6 +388,34 @@ def test_the_other_end_is_alive_in_the_ring_as_long_as_it_is_heard(rig: Rig) -> 
     rig.until(lambda: risk_is_there() and signals_is_there())
     rig.drop(risk)
     rig.until(lambda: not risk_is_there())
+
+
+def test_what_was_acknowledged_is_said_before_the_end(rig: Rig) -> None:
+    signals, risk = rig.keep(Signals(rig)), rig.keep(Risk(rig))
+    signals.put(1, 3)
+    rig.until(lambda: len(risk.causes) == 3 and signals.sender.acked_seq == 3)
+    risk.acknowledges = False
+    signals.put(4, 2)
+    rig.until(lambda: len(risk.causes) == 5)
+    risk.ring.ack()
+    rig.drop(risk)
+    rig.until(lambda: signals.sender.acked_seq == 5)
+
+
+def test_what_waits_here_goes_into_the_ring_as_soon_as_there_is_room(rig: Rig) -> None:
+    """More came at once than the ring holds, as when a gap closes: no tend is needed for the rest."""
+    risk = rig.keep(Risk(rig))
+    risk.inlet._waiting.extend([records(SIGNAL, 1, 60), records(SIGNAL, 61, 10)])
+    risk.inlet._pass_on()
+    assert (risk.ring.published, bool(risk.inlet.words[kernels.In.HELD])) == (64, True)
+    kernels.take(*risk.bridge.tables, 0)
+    assert not risk.bridge.needs_attention
+    risk.ring.read()
+    risk.ring.ack()
+    kernels.take(*risk.bridge.tables, 0)
+    assert risk.bridge.needs_attention
+    risk.bridge.attend()
+    assert (risk.ring.published, bool(risk.inlet.words[kernels.In.HELD])) == (70, False)
 
 
 # -- fan-out ---------------------------------------------------------------------------------------------------------
@@ -523,10 +551,45 @@ def test_the_end_of_the_journal_is_known_from_others_too(rig: Rig) -> None:
     exec_, book = rig.keep(Exec(rig)), rig.keep(Book(rig))
     exec_.append(5)
     rig.until(lambda: len(book.seqs) == 5 and book.inlet.link.caught_up)
-    book.inlet.expect(9)
+    book.inlet.expect(JOURNAL, 9)
     assert rings.log_end(book.ring.address) == 10
     exec_.append(6)
     rig.until(lambda: rings.log_end(book.ring.address) == 12)
+
+
+def test_what_was_said_of_a_journal_that_is_over_does_not_count(rig: Rig) -> None:
+    """risk had not begun the new one when it answered: nobody would ever catch up with that number."""
+    exec_, book = rig.keep(Exec(rig)), rig.keep(Book(rig))
+    exec_.append(5)
+    rig.until(lambda: len(book.seqs) == 5 and book.inlet.link.caught_up)
+    book.inlet.expect(JOURNAL - 1, 5000)
+    rig.until(lambda: rings.log_end(book.ring.address) == 6)
+
+
+def test_what_is_said_of_the_next_journal_holds_until_that_is_here(rig: Rig) -> None:
+    exec_, book = rig.keep(Exec(rig)), rig.keep(Book(rig))
+    exec_.append(5)
+    rig.until(lambda: len(book.seqs) == 5 and book.inlet.link.caught_up)
+    book.inlet.expect(JOURNAL + 1, 2)
+    rig.turns()
+    assert rings.log_end(book.ring.address) > 5000
+    rig.drop(exec_)
+    exec_ = rig.keep(Exec(rig, JOURNAL + 1))
+    exec_.append(1)
+    rig.until(lambda: book.seqs == [1] and rings.log_end(book.ring.address) == 3)
+    exec_.append(1)
+    rig.until(lambda: book.seqs == [1, 2])
+
+
+def test_a_consumer_that_has_everything_owes_nothing(rig: Rig) -> None:
+    exec_, book = rig.keep(Exec(rig)), rig.keep(Book(rig))
+    exec_.append(30)
+    rig.until(lambda: len(book.seqs) == 30)
+    rig.drop(exec_)
+    exec_ = rig.keep(Exec(rig))
+    exec_.append(30)
+    rig.until(lambda: rings.slowest(exec_.ring.address) == 30)
+    assert book.seqs == list(range(1, 31))
 
 
 # -- taps, memory, start -------------------------------------------------------------------------------------------

@@ -305,11 +305,11 @@ def test_an_acknowledgement_says_which_report_it_follows(
     link.acknowledge = False
     link.sender.append(records(ORDER, 1, 2))
     until(lambda: len(link.causes) == 2, link.step)
-    assert link.sender.follows_seq == 0
-    for seq, follows in ((1, 70), (2, 3)):
+    assert link.sender.follows == (0, 0)
+    for seq, follows in ((1, (1, 70)), (2, (2, 3))):
         link.receiver.ack(seq, follows)
         until(lambda seq=seq: link.sender.acked_seq == seq, link.step)  # type: ignore[misc]
-        assert link.sender.follows_seq == follows
+        assert link.sender.follows == follows
 
 
 def test_a_consumer_that_dies_gets_again_what_it_had_not_acknowledged(

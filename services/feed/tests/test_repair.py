@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import threading
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from tickpath.common.protocols import itch50, moldudp64
 from tickpath.common.protocols.soupbintcp import END_OF_SESSION, SEQUENCED, encode_login_accepted
 from tickpath.common.protocols.soupbintcp import packet as soup_packet
 from tickpath.common.records import RecordKind, TickFlag
+from tickpath.feed.kernels.receive import LineReg
 from tickpath.feed.layout import Channel, ChannelState, Count, Line, LineWord
 from tickpath.feed.service import FeedService
 from tickpath.feed.shm import Feed
@@ -199,6 +201,23 @@ def test_missing_messages_are_asked_for_again(make_rig: Any) -> None:
     assert rig.exchange.requests == [(3, 2), (7, 2)]
     assert (rig.count(Count.MESSAGES_REPAIRED), rig.count(Count.MESSAGES_LOST)) == (4, 0)
     assert rig.channel_state is ChannelState.LIVE
+
+
+def test_late_answers_keep_nobody_awake(make_rig: Any) -> None:
+    """The loops read answers only while something is missing: what comes after that must not end every sleep."""
+    rig = make_rig(retransmission=True, reorder_us=1_000_000, request_timeout_ms=5000)
+    rig.play(*bids(4))
+    rig.send(1, 2)
+    rig.send(4, 4)
+    rig.run(5)
+    socket_of_answers = rig.stage.core.lines.sockets[Line.REPAIR]
+    for _ in range(3):
+        rig.exchange.retransmission.sendto(packet(3, rig.exchange.messages[2]), socket_of_answers.getsockname())
+    assert select.select([int(rig.stage.core.lines.words[LineReg.WAIT_FD])], [], [], 5)[0]
+    rig.stage.run(0)
+    rig.stage.tend(now_ns())
+    assert not select.select([int(rig.stage.core.lines.words[LineReg.WAIT_FD])], [], [], 0.1)[0]
+    assert rig.exchange.requests == [(3, 1)]
 
 
 def test_a_loss_at_the_end_is_seen_by_the_heartbeat(make_rig: Any) -> None:

@@ -20,6 +20,7 @@ from tickpath.common.records import REPORT, TICK, ExecEvent, OrderState, RecordK
 from tickpath.signals.hot import Signals
 from tickpath.signals.layout import Counter
 
+JOURNAL = 5  # epoch of exec's journal
 NOTHING = 0  # what the puppet is told by a tick
 
 
@@ -35,7 +36,7 @@ class Rig:
         self.config.run_dir.mkdir(parents=True, exist_ok=True)
         self.feed = FanoutSender(context, addresses("ticks"), RecordKind.TICK, "feed", 1, links)
         self.journal = RingLog(REPORT, 64)
-        self.exec = LogSender(context, addresses("reports"), RecordKind.REPORT, "exec", 1, self.journal, links)
+        self.exec = LogSender(context, addresses("reports"), RecordKind.REPORT, "exec", JOURNAL, self.journal, links)
         side = create_side_page(self.config.run_dir, "signals")
         page = Signals.create_page(self.config)
         page["hot"][Hot.EPOCH] = 1
@@ -74,7 +75,7 @@ class Rig:
     def answer(self, seq: int, follows_seq: int) -> None:
         """Risk's answer to the signals up to `seq`, which signals has heard then."""
         self.until(lambda: self.risk.expected_seq > seq)
-        self.risk.ack(seq, follows_seq)
+        self.risk.ack(seq, (JOURNAL, follows_seq))
         self.until(lambda: self.stage.sender.acked_seq == seq)
 
     def report_sent(self, cause_seq: int) -> None:
@@ -137,8 +138,8 @@ def test_a_risk_that_knows_nothing_of_reports_takes_no_answer_back(rig: Rig) -> 
     """It was started again, and says once more what is answered; the report is still on its way."""
     rig.tick(1, BUY)
     rig.answer(1, follows_seq=1)
-    rig.risk.ack(1, 0)
-    rig.until(lambda: rig.stage.sender.follows_seq == 0)
+    rig.risk.ack(1, (0, 0))
+    rig.until(lambda: rig.stage.sender.follows == (0, 0))
     rig.tick(2, NOTHING)
     assert rig.count(Counter.ORDERS_REFUSED) == 0
     assert rig.own["in_flight"] == 1

@@ -82,10 +82,9 @@ class TickInlet(_Inlet):
         self._waiting.extend(self.link.look(now))
         self._pass_on()
 
-    @property
-    def urgent(self) -> bool:
+    def is_urgent(self, now: int) -> bool:
         """Whether `tend` should not be put off."""
-        return self.link.gap or bool(self._waiting)
+        return self.link.is_due(now)
 
     def tend(self, now: int) -> None:
         """Ask for what is missing; the ring beats while feed is there."""
@@ -109,8 +108,8 @@ class LogInlet(_Inlet):
         self._first = 1  # number of the first record of this epoch in the stream
         self._base = 0  # number in the ring less that in the stream
         self._granted = not log
-        self.end_seq = 0  # of a LOG: it is known to reach so far, exclusive
-        self.follows: Callable[[], int] = lambda: 0  # see `tickpath.common.frames`
+        self._known = (0, 0)  # epoch of a LOG, and how far it is known to reach, exclusive
+        self.follows: Callable[[], tuple[int, int]] = lambda: (0, 0)  # epoch, number: see `tickpath.common.frames`
 
     def look(self, now: int) -> None:
         """See to what the compiled loop has left."""
@@ -119,39 +118,47 @@ class LogInlet(_Inlet):
             self._begin(batches[0][0] if batches else self.link.expected_seq)
         self._waiting.extend(records for _, records in batches)
         if self._log and self._epoch:
-            # Only behind the end that the producer has named has the reader caught up.
-            end = max(self.link.expected_seq, self.end_seq) if self.link.caught_up else _ENDLESS
-            self.ring.set_log(self._epoch, end)
+            self._name_end()
             self._granted = rings.grant(self.ring.address, 0) > 0 or self._granted
         self._pass_on()
 
-    @property
-    def urgent(self) -> bool:
-        """Whether `tend` should not be put off: the reader is to ask for another journal, or there is no room."""
-        return bool(self._epoch and not self._granted) or bool(self._waiting)
+    def is_urgent(self, now: int) -> bool:
+        """Whether `tend` should not be put off: the reader is about to ask for another journal."""
+        del now
+        return bool(self._epoch and not self._granted)
 
-    def expect(self, report_seq: int) -> None:
-        """Of a LOG: it reaches at least so far, inclusive, whether that is here or not."""
-        self.end_seq = report_seq + 1
-        if self._epoch and self.link.caught_up:
-            self.ring.set_log(self._epoch, max(self.link.expected_seq, self.end_seq))
+    def expect(self, epoch: int, seq: int) -> None:
+        """Of a LOG: that with this epoch reaches at least so far, inclusive, whether that is here or not."""
+        if epoch >= self._epoch:  # else it was said of one that is over
+            self._known = epoch, seq + 1
+            if self._epoch:
+                self._name_end()
+
+    def _name_end(self) -> None:
+        """The reader has caught up behind the end that the producer names, or somebody who has seen more."""
+        epoch, known = self._known
+        end = _ENDLESS
+        if self.link.caught_up and epoch <= self._epoch:
+            end = max(self.link.expected_seq, known if epoch == self._epoch else 0)
+        self.ring.set_log(self._epoch, end)
 
     def _begin(self, first: int) -> None:
         self._epoch, self._first = self.link.epoch, first
-        self.end_seq = 0
         if self._log:
             self._waiting.clear()
             self._granted = False
         else:
             self._base = self.ring.published + 1 + sum(len(records) for records in self._waiting) - first
 
-    def tend(self, now: int) -> None:
-        """Acknowledge; the ring beats while the producer is there."""
+    def tend(self, now: int, *, last: bool = False) -> None:
+        """Acknowledge, the `last` time at once; the ring beats while the producer is there."""
         self.look(now)
         done = int(rings.acked(self.ring.address, 0))
         acked = done - self._base
-        if self._epoch and self._first <= acked < self.link.expected_seq:
+        if self._granted and self._first <= acked < self.link.expected_seq:
             self.link.ack(acked, self.follows())
+        if last:
+            self.link.say(now)
         self.link.tend(now)
         self.words[In.ACK_AT] = max(done + 1, self.link.said_acked_seq + self._window // 4 + self._base)
         rings.beat(self.ring.address, self.link.heard_ns)
@@ -354,13 +361,12 @@ class Bridge:
         return self._items, self._ins, self._outs, self.words
 
     def _list_outlets(self) -> None:
-        outlets = [words for _, words in self._taps]
-        if self._ticks is not None:
-            outlets.append(self._ticks.words)
+        outlets = [] if self._ticks is None else [self._ticks.words]
         for sender in self._senders:
             for consumer, words in sender.outlets().items():
                 words[Out.RING] = self._sources[consumer].address
                 outlets.append(words)
+        outlets += [words for _, words in self._taps]  # last: who looks on waits, not who trades
         self._outs[: len(outlets)] = [words.ctypes.data for words in outlets]
         self.words[kernels.Bridge.OUTS] = len(outlets)
 
@@ -389,7 +395,7 @@ class Bridge:
         """
         if self.needs_attention:
             self.attend()
-        if now < self._due_ns and not any(inlet.urgent for inlet in self._inlets):
+        if now < self._due_ns and not any(inlet.is_urgent(now) for inlet in self._inlets):
             return
         self._due_ns = now + self._config.links.heartbeat_ms * 500_000
         for inlet in self._inlets:
@@ -411,6 +417,8 @@ class Bridge:
         """Close the links and the rings behind them."""
         self.words[:] = 0
         for inlet in self._inlets:
+            if isinstance(inlet, LogInlet):
+                inlet.tend(now_ns(), last=True)
             inlet.link.close()
             inlet.ring.close()
         for sender in self._senders:

@@ -14,10 +14,11 @@ decimal (``T000``), so that a subscriber chooses streams by prefix. Part 2: one 
 | 6 | records | bin, the packed records back to back |
 
 A consumer speaks to a producer with WANT, one msgpack array ``[version, consumer, epoch, next_seq, acked_seq,
-window, rewind, follows_seq]``: "I have everything before next_seq, you may forget everything up to acked_seq, send at
-most window records beyond acked_seq; if rewind, begin again at next_seq". It is idempotent, and the only message in
-that direction: subscription, credit, acknowledgement and request to resend in one. `follows_seq` is the number of a
-report: who has all reports up to it knows what became of all that is acknowledged. 0: nothing is said of that.
+window, rewind, follows_seq, follows_epoch]``: "I have everything before next_seq, you may forget everything up to
+acked_seq, send at most window records beyond acked_seq; if rewind, begin again at next_seq". It is idempotent, and
+the only message in that direction: subscription, credit, acknowledgement and request to resend in one. `follows_seq`
+is the number of a report: who has all reports up to it, of the journal with `follows_epoch`, knows what became of all
+that is acknowledged. 0: nothing is said of that.
 """
 
 from __future__ import annotations
@@ -65,6 +66,7 @@ class Want(msgspec.Struct, array_like=True, frozen=True, gc=False):
     window: int
     rewind: bool
     follows_seq: int = 0
+    follows_epoch: int = 0
 
 
 _decode_envelope: Final = msgspec.msgpack.Decoder(Envelope).decode

@@ -387,10 +387,9 @@ class FanoutReceiver:
         """When the producer was heard last."""
         return int(self.words[In.HEARD_NS])
 
-    @property
-    def gap(self) -> bool:
-        """Whether records are missing."""
-        return self._gap_since_ns > 0
+    def is_due(self, now_ns: int) -> bool:
+        """Whether `tend` has to ask again for what is missing, or to give it up."""
+        return self._gap_since_ns > 0 and now_ns - self._asked_ns >= self._config.gap_timeout_ms * 200_000
 
     def connected(self, now_ns: int) -> bool:
         """Whether the producer was heard within ten heartbeats and nothing is missing."""
@@ -415,6 +414,11 @@ class FanoutReceiver:
         out: list[Records] = []
         if (left := self._live.left()) is not None:
             self._take(left, now_ns, True, out)
+            for _ in range(most):
+                # Until the gap is closed all that comes is to be kept back here: not one frame at a time.
+                if self.words[In.EPOCH] or not isinstance(kept := self._live.take(), bytes):
+                    break
+                self._take(kept, now_ns, True, out)
         for _ in range(most):
             if (frame := self._replies.take()) is None:
                 break
@@ -532,7 +536,8 @@ class _Consumer:
     def __init__(self, outlet: _Outlet, log: Log, next_send: int, acked: int) -> None:
         self.log = log
         self.acked = acked
-        self.follows = self.heard_ns = 0
+        self.follows = (0, 0)
+        self.heard_ns = 0
         self.told_end = False
         self.outlet, self.words = outlet, outlet.words
         self.words[Out.NEXT], self.words[Out.LIMIT] = next_send, acked
@@ -594,9 +599,11 @@ class LogSender:
         return min(acked, default=self.log.next_seq - 1)
 
     @property
-    def follows_seq(self) -> int:
-        """Who has all reports up to here knows what became of what is acknowledged (see `tickpath.common.frames`)."""
-        return max((self._consumers[name].follows for name in self._required if name in self._consumers), default=0)
+    def follows(self) -> tuple[int, int]:
+        """(epoch, number) of a report: who has all up to it knows what became of what is acknowledged."""
+        return max(
+            (self._consumers[name].follows for name in self._required if name in self._consumers), default=(0, 0)
+        )
 
     def consumers(self) -> dict[str, int]:
         """Consumer → number of records that it has not acknowledged."""
@@ -698,8 +705,9 @@ class LogSender:
             consumer.words[Out.NEXT] = want.next_seq
         if known:
             consumer.acked = max(consumer.acked, want.acked_seq)
-            consumer.follows = want.follows_seq
+            consumer.follows = want.follows_epoch, want.follows_seq
         if want.consumer in self._logs:
+            log.read(consumer.next_send, 0)  # a ring of a journal is told where its reader is, though nothing is new
             self._logs[want.consumer].acknowledge(consumer.acked)
         consumer.heard_ns = now_ns
         consumer.words[Out.LIMIT] = consumer.acked + want.window
@@ -738,7 +746,7 @@ class LogReceiver:
         self.socket.connect(address[1])
         self._epoch = 0
         self._acked = 0
-        self._follows = 0
+        self._follows = (0, 0)
         self._said_acked = 0
         self._said_ns = 0
         self._rewound_ns = 0
@@ -827,7 +835,7 @@ class LogReceiver:
             if now_ns - self._rewound_ns >= self._config.heartbeat_ms * 1_000_000:
                 self.rewinds += 1
                 self._rewound_ns = now_ns
-                self._say(now_ns, rewind=True)
+                self.say(now_ns, rewind=True)
             return
         skip = expected - first
         if len(records) == 0:
@@ -837,27 +845,29 @@ class LogReceiver:
         if skip < len(records):
             self._deliver(records[skip:], out)
 
-    def ack(self, seq: int, follows_seq: int = 0) -> None:
+    def ack(self, seq: int, follows: tuple[int, int] = (0, 0)) -> None:
         """Everything up to `seq` need not come again (of the present epoch; beyond what was received is an error).
 
-        `follows_seq`: see `tickpath.common.frames`.
+        `follows`: epoch and number of a report, see `tickpath.common.frames`.
         """
         if not 0 <= seq < self.expected_seq:
             msg = f"cannot acknowledge {seq}: received up to {self.expected_seq - 1}"
             raise ValueError(msg)
         self._acked = max(self._acked, seq)
-        self._follows = follows_seq
+        self._follows = follows
 
     def tend(self, now_ns: int) -> None:
         """Tell the producer: at every heartbeat, and at once when a quarter of the window was acknowledged."""
         beat = now_ns - self._said_ns >= self._config.heartbeat_ms * 1_000_000
         if beat or self._acked - self._said_acked >= self._config.window // 4:
-            self._say(now_ns)
+            self.say(now_ns)
 
-    def _say(self, now_ns: int, *, rewind: bool = False) -> None:
+    def say(self, now_ns: int, *, rewind: bool = False) -> None:
+        """Tell the producer now."""
         window = self._config.window
+        epoch, seq = self._follows
         want = (
-            SCHEMA_VERSION, self._consumer, self._epoch, self.expected_seq, self._acked, window, rewind, self._follows
+            SCHEMA_VERSION, self._consumer, self._epoch, self.expected_seq, self._acked, window, rewind, seq, epoch
         )  # fmt: skip
         self._said_ns = now_ns
         try:

@@ -197,7 +197,7 @@ class LogInput(Input):
         super().__init__(rings, link, kind, words, at)
         self.caught_up = False
         self.epochs = 0
-        self._epoch = 0
+        self.epoch = 0  # of the log that is read
 
     def begins_anew(self) -> bool:
         """To be asked after `tend`: True when another log begins, of which nothing is read yet.
@@ -207,11 +207,11 @@ class LogInput(Input):
         reader = self._reader
         if reader is None or not (epoch := int(kernels.log_epoch_of(self.ring))):
             return False
-        if epoch == self._epoch and not reader.must_begin_again:
+        if epoch == self.epoch and not reader.must_begin_again:
             return False
-        another = epoch != self._epoch
+        another = epoch != self.epoch
         want = 1 if another else self.next_seq
-        self._epoch = epoch
+        self.epoch = epoch
         kernels.begin_again(self.ring, self._rings.bells, want, epoch)
         self._words[self._at + 2] = want
         if another:
@@ -222,6 +222,6 @@ class LogInput(Input):
     def look(self) -> bool:
         """Whether it is caught up by now."""
         reader = self._reader
-        if reader is not None and self._epoch and not reader.waits_for_grant and not reader.must_begin_again:
+        if reader is not None and self.epoch and not reader.waits_for_grant and not reader.must_begin_again:
             self.caught_up = self.caught_up or self.next_seq >= int(kernels.log_end(self.ring))
         return self.caught_up

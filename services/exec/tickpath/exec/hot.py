@@ -14,6 +14,7 @@ from tickpath.common.records import RecordKind
 from tickpath.common.stage import run_hot
 from tickpath.exec import shm
 from tickpath.exec.kernels.bridged import loop_bridged
+from tickpath.exec.layout import Reg
 
 
 class Exec(shm.Exec):
@@ -23,10 +24,9 @@ class Exec(shm.Exec):
         self.bridge = bridge = Bridge(config, context, self.name, int(page["hot"][Hot.EPOCH]))
         inlet = bridge.receive("orders", RecordKind.ORDER)
         super().__init__(config, context, page, side)
-        journal = self.orders.journal
-        inlet.follows = lambda: journal.next_seq - 1
+        inlet.follows = lambda: (self.orders.journal.epoch, int(self.ctx[Reg.NEXT_SEQ]) - 1)
         readers = {name: f"reports.{name}" for name in self.reports}
-        bridge.ship("reports", RecordKind.REPORT, readers, epoch=journal.epoch, log=True)
+        bridge.ship("reports", RecordKind.REPORT, readers, epoch=self.orders.journal.epoch, log=True)
         bridge.open(self.gateway.fileno())
 
     def _loop(self, until_ns: int) -> int:

@@ -271,7 +271,7 @@ class Journal:
     """The journal of one trading day, open for appending by kernels and for reading any entry by its number.
 
     A kernel stores entries into `present` and the owner then calls `publish`. It is the log of the reports link:
-    `next_seq`, `oldest_seq` and `read` are what a `LogSender` asks for.
+    `next_seq` is what was published: kernels may have appended more.
     """
 
     def __init__(self, folder: Path, scan: _Scan, segment: _Segment, fsync: Fsync) -> None:

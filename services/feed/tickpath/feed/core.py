@@ -121,6 +121,8 @@ class FeedCore:
         """Silence, doubts, counters of the system, and the book that somebody looks at."""
         self.repair.tend(now)
         self.lines.tend()
+        if not self.repair.wanted:
+            self.lines.forget_answers()
         show_depth(self._page, self._watch, self.state.book, int(self.state.channel[Channel.EXPECTED_SEQ]))
         if self.repair.trouble != self._trouble:
             self._trouble = self.repair.trouble

@@ -123,6 +123,20 @@ class Lines:
         except (OSError, KeyError):  # nobody listens there, or no room: the next attempt comes by itself
             return False
 
+    def forget_answers(self) -> None:
+        """Nothing is missing: what still comes on requests is late, or an error of the last one.
+
+        The loops read it only while something is missing, and would not sleep as long as it is there.
+        """
+        asking = self.sockets.get(Line.REPAIR)
+        for _ in range(self.options.batch if asking is not None else 0):
+            try:
+                asking.recv(1)  # type: ignore[union-attr]
+            except BlockingIOError:
+                return
+            except OSError:  # nobody listens there
+                continue
+
     def tend(self) -> None:
         """Read what the system counts, and move the waits to the page."""
         for line, one in self.sockets.items():

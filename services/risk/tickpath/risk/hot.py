@@ -28,7 +28,7 @@ class Risk(shm.Risk):
         super().__init__(config, context, page, side)
         self.sender = bridge.ship("orders", RecordKind.ORDER, {"exec": "orders"})
         # What is answered follows the reports that exec had when it took the order, and those that are known here.
-        self.signal_inlet.follows = lambda: max(self.sender.follows_seq, self.reports.next_seq - 1)
+        self.signal_inlet.follows = lambda: max(self.sender.follows, (self.reports.epoch, self.reports.next_seq - 1))
         bridge.open()
 
     def _loop(self, until_ns: int) -> int:
@@ -40,6 +40,8 @@ class Risk(shm.Risk):
     def tend(self, now: int) -> None:
         """The links, and what else there is to tend."""
         self.bridge.tend(now)
+        # What exec has acknowledged is in the journal: only behind that is its end the end of what was decided.
+        self.report_inlet.expect(*self.sender.follows)
         super().tend(now)
         counts = self.counts
         counts[Counter.TICKS_LOST] = self.tick_link.lost

@@ -43,7 +43,7 @@ class Signals(shm.Signals):
         """
         if (acked := self.sender.acked_seq) > self._answered_seq:  # a new risk may say less of what is known already
             self._answered_seq = acked
-            self.report_inlet.expect(self.sender.follows_seq)
+            self.report_inlet.expect(*self.sender.follows)
 
     def tend(self, now: int) -> None:
         """The links, and what else there is to tend."""

@@ -75,8 +75,9 @@ TABLES: Final = (ITEMS, numba.int64[::1], numba.int64[::1], numba.int64[::1])
 
 _N_IN: Final = len(In)
 _N_OUT: Final = len(Out)
+PASSES: Final = 8  # of a loop between two looks at the links, however much there is to do
 _FRAMES: Final = 32  # most frames that one turn takes of an inlet, so that none starves another
-_EAGAIN: Final = 11
+_EAGAIN, _EHOSTUNREACH = 11, 113
 _POLLIN: Final = 1
 
 
@@ -98,10 +99,10 @@ def fill(inlet):
         )  # fmt: skip
         if size == -_EAGAIN:
             break
-        if at == 0 or size >> 32:
+        n = (size - at) // inlet[In.RECORD_BYTES]
+        if at == 0 or size >> 32 or n > inlet[In.FRAME_RECORDS]:
             inlet[In.SIZE] = size
             return int64(1)
-        n = (size - at) // inlet[In.RECORD_BYTES]
         publish(inlet[In.RING], 0, inlet[In.BUFFER] + at, n)
         inlet[In.EXPECTED] += n
         inlet[In.RECEIVED] += n
@@ -119,8 +120,10 @@ def take(items, ins, outs, bridge, timeout_ms):
     n_plain = n_in + bridge[Bridge.FDS]
     for i in range(n_in):
         inlet = words_at(ins[i], _N_IN)
-        full = inlet[In.HELD] or room(inlet[In.RING]) < inlet[In.FRAME_RECORDS]
-        items[i].events = 0 if full else _POLLIN
+        free = room(inlet[In.RING])
+        items[i].events = 0 if inlet[In.HELD] or free < inlet[In.FRAME_RECORDS] else _POLLIN
+        if inlet[In.HELD] and free > 0:
+            bridge[Bridge.ATTENTION] = 1
         if acked(inlet[In.RING], 0) >= inlet[In.ACK_AT]:
             bridge[Bridge.ATTENTION] = 1
     ready = wait(items, 0 if bridge[Bridge.ATTENTION] else timeout_ms)
@@ -155,9 +158,9 @@ def drain(outlet, now_ns):
             outlet[Out.NEXT] = first + n
             outlet[Out.SENT_NS] = now_ns
             continue
-        if error != -_EAGAIN:  # full is the pipe, and the next turn tries again; else the consumer is gone
-            outlet[Out.LIMIT] = 0  # nothing is for it until it says WANT again
-        return
+        if error == -_EHOSTUNREACH:  # gone: nothing is for it until it says WANT again
+            outlet[Out.LIMIT] = 0
+        return  # else the pipe is full, and the next turn tries again
 
 
 @kernel(types.void(*TABLES), _nrt=False)

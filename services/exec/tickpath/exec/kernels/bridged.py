@@ -6,7 +6,7 @@ import numba
 from numba import int64
 
 from tickpath.common.jit import kernel
-from tickpath.common.kernels.bridge import TABLES, Bridge, milliseconds, ship, take
+from tickpath.common.kernels.bridge import PASSES, TABLES, Bridge, milliseconds, ship, take
 from tickpath.common.kernels.waiting import monotonic_ns
 from tickpath.exec.kernels.loop import Why, Word, loop
 
@@ -24,14 +24,18 @@ def loop_bridged(items, ins, outs, bridge, w, ctx, gateway_fd, until_ns):
         take(items, ins, outs, bridge, left_ms)
         if items[bridge[Bridge.INS]].revents and w[Word.VENUE_FD] < 0:
             w[Word.ARMED] = 0
-        why = loop(w, ctx, gateway_fd, 0)
-        while why == Why.TIME:
-            ship(items, ins, outs, bridge)
-            worked = why
+        why = int64(Why.TIME)
+        passes = 0
+        while why == Why.TIME and passes < PASSES:
             why = loop(w, ctx, gateway_fd, 0)
-        ship(items, ins, outs, bridge)
-        if why != Why.IDLE:
+            ship(items, ins, outs, bridge)
+            if why == Why.TIME:
+                worked = why
+            passes += 1
+        if why > Why.TIME:
             return why
         left_ms = milliseconds(until_ns - monotonic_ns())
         if left_ms == 0 or bridge[Bridge.ATTENTION]:
             return worked
+        if why == Why.TIME:  # there may be more
+            left_ms = int64(0)

@@ -6,7 +6,7 @@ import numba
 from numba import int64
 
 from tickpath.common.jit import kernel
-from tickpath.common.kernels.bridge import TABLES, Bridge, milliseconds, ship, take
+from tickpath.common.kernels.bridge import PASSES, TABLES, Bridge, milliseconds, ship, take
 from tickpath.common.kernels.net import MESSAGES
 from tickpath.common.kernels.waiting import monotonic_ns
 from tickpath.feed.kernels.decode import STATE
@@ -25,12 +25,18 @@ def loop_bridged(items, ins, outs, bridge, w, state, buffer, messages, lengths, 
     left_ms = int64(0)  # Python may have put something into a ring
     while True:
         take(items, ins, outs, bridge, left_ms)
-        while loop(w, state, buffer, messages, lengths, 0):
+        more = int64(1)
+        passes = 0
+        while more and passes < PASSES and not is_behind(state.channel):
+            more = loop(w, state, buffer, messages, lengths, 0)
             ship(items, ins, outs, bridge)
-            worked = int64(1)
-            if is_behind(state.channel):
-                break
-        ship(items, ins, outs, bridge)
+            worked |= more
+            passes += 1
+        if passes == 0:  # messages are missing: what came may close the gap
+            worked |= loop(w, state, buffer, messages, lengths, 0)
+            ship(items, ins, outs, bridge)
         left_ms = milliseconds(until_ns - monotonic_ns())
         if left_ms == 0 or bridge[Bridge.ATTENTION] or is_behind(state.channel):
             return worked
+        if more:
+            left_ms = int64(0)

@@ -6,7 +6,7 @@ import numba
 from numba import int64
 
 from tickpath.common.jit import kernel
-from tickpath.common.kernels.bridge import TABLES, Bridge, milliseconds, ship, take
+from tickpath.common.kernels.bridge import PASSES, TABLES, Bridge, milliseconds, ship, take
 from tickpath.common.kernels.waiting import monotonic_ns
 from tickpath.signals.kernels.loop import loop
 
@@ -21,10 +21,15 @@ def loop_bridged(items, ins, outs, bridge, w, until_ns):
     left_ms = int64(0)  # Python may have put something into a ring
     while True:
         take(items, ins, outs, bridge, left_ms)
-        while loop(w, 0):
+        more = int64(1)
+        passes = 0
+        while more and passes < PASSES:
+            more = loop(w, 0)
             ship(items, ins, outs, bridge)
-            worked = int64(1)
-        ship(items, ins, outs, bridge)
+            worked |= more
+            passes += 1
         left_ms = milliseconds(until_ns - monotonic_ns())
         if left_ms == 0 or bridge[Bridge.ATTENTION]:
             return worked
+        if more:
+            left_ms = int64(0)
