@@ -553,6 +553,9 @@ def test_the_end_of_the_journal_is_known_from_others_too(rig: Rig) -> None:
     rig.until(lambda: len(book.seqs) == 5 and book.inlet.link.caught_up)
     book.inlet.expect(JOURNAL, 9)
     assert rings.log_end(book.ring.address) == 10
+    for epoch, seq in ((JOURNAL, 7), (0, 0), (0, 8)):  # risk was started again and knows less
+        book.inlet.expect(epoch, seq)
+        assert rings.log_end(book.ring.address) == 10
     exec_.append(6)
     rig.until(lambda: rings.log_end(book.ring.address) == 12)
 

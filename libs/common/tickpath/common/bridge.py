@@ -128,11 +128,20 @@ class LogInlet(_Inlet):
         return bool(self._epoch and not self._granted)
 
     def expect(self, epoch: int, seq: int) -> None:
-        """Of a LOG: that with this epoch reaches at least so far, inclusive, whether that is here or not."""
-        if epoch >= self._epoch:  # else it was said of one that is over
-            self._known = epoch, seq + 1
-            if self._epoch:
-                self._name_end()
+        """Of a LOG: that with this epoch (0: the present one) reaches at least so far, inclusive, here or not.
+
+        What is said later may be less: of a log that is over, or by a peer that was started again. It takes nothing
+        back.
+        """
+        self._known = max(self._known, (epoch or self._epoch, seq + 1))
+        if self._epoch:
+            self._name_end()
+
+    @property
+    def known(self) -> tuple[int, int]:
+        """(epoch, number) of the last record that a LOG is known to have, here or not."""
+        epoch, end = self._known
+        return epoch, end - 1
 
     def _name_end(self) -> None:
         """The reader has caught up behind the end that the producer names, or somebody who has seen more."""

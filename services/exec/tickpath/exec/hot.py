@@ -14,6 +14,7 @@ from tickpath.common.records import RecordKind
 from tickpath.common.stage import run_hot
 from tickpath.exec import shm
 from tickpath.exec.kernels.bridged import loop_bridged
+from tickpath.exec.kernels.loop import Word
 from tickpath.exec.layout import Reg
 
 
@@ -24,10 +25,16 @@ class Exec(shm.Exec):
         self.bridge = bridge = Bridge(config, context, self.name, int(page["hot"][Hot.EPOCH]))
         inlet = bridge.receive("orders", RecordKind.ORDER)
         super().__init__(config, context, page, side)
-        inlet.follows = lambda: (self.orders.journal.epoch, int(self.ctx[Reg.NEXT_SEQ]) - 1)
+        inlet.follows = self._follows
         readers = {name: f"reports.{name}" for name in self.reports}
         bridge.ship("reports", RecordKind.REPORT, readers, epoch=self.orders.journal.epoch, log=True)
         bridge.open(self.gateway.fileno())
+
+    def _follows(self) -> tuple[int, int]:
+        """What is acknowledged is in the journal, published or not; on disk first, if so configured."""
+        w = self.words
+        end = w[Word.SYNCED_SEQ] if w[Word.SYNC] else self.ctx[Reg.NEXT_SEQ]
+        return self.orders.journal.epoch, int(end) - 1
 
     def _loop(self, until_ns: int) -> int:
         why: int = loop_bridged(*self.bridge.tables, self.words, self.ctx, self.gateway.fileno(), until_ns)

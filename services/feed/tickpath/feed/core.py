@@ -121,7 +121,7 @@ class FeedCore:
         """Silence, doubts, counters of the system, and the book that somebody looks at."""
         self.repair.tend(now)
         self.lines.tend()
-        if not self.repair.wanted:
+        if self.state.channel[Channel.KNOWN_SEQ] <= self.state.channel[Channel.EXPECTED_SEQ]:
             self.lines.forget_answers()
         show_depth(self._page, self._watch, self.state.book, int(self.state.channel[Channel.EXPECTED_SEQ]))
         if self.repair.trouble != self._trouble:

@@ -23,6 +23,7 @@ _SO_TIMESTAMPNS: Final = 35
 _SO_BUSY_POLL: Final = 46
 _SO_MEMINFO: Final = 55
 _MEMINFO_DROPS: Final = 8  # index of the dropped datagrams in what SO_MEMINFO gives
+_LATE_ANSWERS: Final = 4096  # most that are dropped at once
 _REPAIR_BUFFER_BYTES: Final = 4 << 20
 
 Words = npt.NDArray[np.int64]
@@ -129,7 +130,7 @@ class Lines:
         The loops read it only while something is missing, and would not sleep as long as it is there.
         """
         asking = self.sockets.get(Line.REPAIR)
-        for _ in range(self.options.batch if asking is not None else 0):
+        for _ in range(_LATE_ANSWERS if asking is not None else 0):
             try:
                 asking.recv(1)  # type: ignore[union-attr]
             except BlockingIOError:

@@ -27,8 +27,7 @@ class Risk(shm.Risk):
         self.report_inlet = bridge.receive("reports", RecordKind.REPORT, log=True)
         super().__init__(config, context, page, side)
         self.sender = bridge.ship("orders", RecordKind.ORDER, {"exec": "orders"})
-        # What is answered follows the reports that exec had when it took the order, and those that are known here.
-        self.signal_inlet.follows = lambda: max(self.sender.follows, (self.reports.epoch, self.reports.next_seq - 1))
+        self.signal_inlet.follows = self._follows
         bridge.open()
 
     def _loop(self, until_ns: int) -> int:
@@ -36,6 +35,11 @@ class Risk(shm.Risk):
         if self.bridge.needs_attention:
             self.bridge.attend()
         return why
+
+    def _follows(self) -> tuple[int, int]:
+        """An answer follows the reports that exec had when it took the orders, and those that are known here."""
+        here = self.reports.epoch, self.reports.next_seq - 1
+        return max(self.sender.follows, self.report_inlet.known, here)
 
     def tend(self, now: int) -> None:
         """The links, and what else there is to tend."""
