@@ -29,6 +29,7 @@ from tickpath.common.kernels.atomics import load_relaxed, store_relaxed
 from tickpath.common.kernels.ring import (
     ack,
     copy_out,
+    log_epoch_of,
     publish,
     published,
     readable,
@@ -208,12 +209,14 @@ def _reader(path: Path, mode: str, seed: int, seen: np.ndarray) -> NoReturn:
     choose = random.Random(seed)
     in_place = mode != "fan-out"
     while True:
-        if mode == "log" and not ring.waits_for_grant and (ring.must_begin_again or choose.random() < 0.05):
+        # There may be no log yet; and what waits for a grant may be for the log before this one.
+        may_ask = mode == "log" and log_epoch_of(ring.address) != 0
+        if may_ask and (ring.must_begin_again or (not ring.waits_for_grant and choose.random() < 0.05)):
             ring.begin_again(choose.randint(1, max(1, ring.next_seq)))
             seen[Seen.BACK] += 1
         ring.next_seq = check_numbers(
             ring.address, ring.slot, ring.next_seq, scratch.ctypes.data, state.ctypes.data,
-            seen.ctypes.data, in_place, 100,
+            seen.ctypes.data, in_place, 20,
         )  # fmt: skip
         seen[Seen.NEXT] = ring.next_seq
 
@@ -230,10 +233,10 @@ def kill_campaign(folder: Path, mode: str, kills: int, seed: int) -> dict[str, i
         children.start(name, lambda: roles[name](path, mode, choose.getrandbits(40), seen))
 
     def progress() -> bool:
-        """Whether records still get through."""
-        before, until = int(seen[Seen.READ]), time.monotonic() + 20
+        """Whether records still get through, more than the ring held."""
+        enough, until = int(seen[Seen.READ]) + 2 * CAPACITY, time.monotonic() + 20
         while time.monotonic() < until:
-            if seen[Seen.READ] > before:
+            if seen[Seen.READ] >= enough:
                 return True
             time.sleep(0.001)
         return False

@@ -14,14 +14,14 @@ import zmq
 
 from libs.common.tests.shm_rig import make_config
 from tickpath.common import frames
-from tickpath.common.bridge import Bridge
+from tickpath.common.bridge import Bridge, RingSource
 from tickpath.common.clock import now_ns
 from tickpath.common.instruments import make_table
 from tickpath.common.kernels import bridge as kernels
 from tickpath.common.kernels import ring as rings
 from tickpath.common.kernels.bridge import Out
 from tickpath.common.records import DTYPES, REPORT, SIGNAL, TICK, RecordKind
-from tickpath.common.ring import RingReader
+from tickpath.common.ring import RingReader, RingWriter
 from tickpath.common.rings import Rings, rings_folder
 from tickpath.common.taps import observe
 
@@ -649,3 +649,18 @@ def test_rings_of_an_earlier_life_are_gone(rig: Rig) -> None:
     signals = rig.keep(Signals(rig))
     assert signals.ring.published == 0
     assert not (folder / "litter.ring").exists()
+
+
+def test_a_log_is_asked_for_again_when_another_came_before_the_request_was_granted(tmp_path: Path) -> None:
+    with RingWriter(tmp_path / "log", REPORT, 8, required=["me"], log=True) as writer:
+        source = RingSource(RingReader(tmp_path / "log", "me", REPORT), log=True)
+        assert len(source.read(3, 8)) == 0  # there is no log yet, so nothing to ask for
+        writer.set_log(5, 11)
+        assert len(source.read(1, 8)) == 0
+        writer.set_log(6, 3)
+        assert writer.tend() == 1 and rings.room(writer.address) == 0  # the request is for log 5
+        assert len(source.read(1, 8)) == 0
+        writer.tend()
+        assert writer.publish(np.zeros(2, REPORT)) == 2
+        assert len(source.read(1, 8)) == 2
+        source.close()

@@ -246,7 +246,11 @@ def test_a_log_that_begins_anew_stops_until_its_reader_has_asked(folder: Path) -
         RingWriter(folder / "r", RECORD, 8, required=["me"], log=True) as writer,
         RingReader(folder / "r", "me", RECORD) as reader,
     ):
+        assert not reader.must_begin_again
+        with pytest.raises(RingError, match="has not said which log it ships"):
+            reader.begin_again(1)
         writer.set_log(5, 11)
+        assert reader.must_begin_again
         reader.begin_again(1)
         shipped(writer, 11)
         assert numbers(reader.read(2)[0]) == [1, 2]

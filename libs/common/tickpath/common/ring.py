@@ -757,11 +757,19 @@ class RingReader(_End):
                 return False
 
     def begin_again(self, want_seq: int) -> None:
-        """Of a log: ask for everything from `want_seq` on. Nothing can be read until the writer has granted it."""
+        """Of a log: ask for everything from `want_seq` on. Nothing can be read until the writer has granted it.
+
+        The number is one of the present log: when another has come since, `must_begin_again` is True and this request
+        is never granted. Raises RingError: no log, or the writer has not said yet which one it ships.
+        """
         if self._file[Head.MODE] != RingMode.LOG or want_seq < 1:
             msg = f"cannot begin again at {want_seq} in {self.path}: that takes a log, and a number from 1 on"
             raise RingError(msg)
-        kernels.begin_again(self.address, self._bells.address, want_seq, kernels.log_epoch_of(self.address))
+        log_epoch = kernels.log_epoch_of(self.address)
+        if not log_epoch:
+            msg = f"cannot begin again in {self.path} yet: its writer has not said which log it ships (`set_log`)"
+            raise RingError(msg)
+        kernels.begin_again(self.address, self._bells.address, want_seq, log_epoch)
         self.next_seq = want_seq
 
     @property
