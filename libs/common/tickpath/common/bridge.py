@@ -206,15 +206,19 @@ class RingSource:
     def read(self, first_seq: int, most: int) -> Records:
         """Up to `most` records from `first_seq` on. What of a LOG is not in the ring is asked for: there later."""
         reader = self._reader
-        if self._log:
-            waits = reader.waits_for_grant
-            if (waits and first_seq != self._asked) or (
-                not waits and (reader.must_begin_again or not reader.acked < first_seq <= reader.published + 1)
-            ):
-                self._asked = first_seq
-                reader.begin_again(first_seq)
+        if self._log and rings.log_epoch_of(self.address) and self._must_ask(first_seq):
+            self._asked = first_seq
+            reader.begin_again(first_seq)
         reader.next_seq = first_seq
         return reader.read_in_place(most)
+
+    def _must_ask(self, first_seq: int) -> bool:
+        reader = self._reader
+        if reader.must_begin_again:
+            return True  # also while a request waits: it was for the log before this one
+        if reader.waits_for_grant:
+            return first_seq != self._asked
+        return not reader.acked < first_seq <= reader.published + 1
 
     def close(self) -> None:
         """Leave the ring."""
@@ -254,7 +258,7 @@ class Bridge:
         shutil.rmtree(self._folder, ignore_errors=True)
         self._inlets: list[TickInlet | LogInlet] = []
         self._sources: dict[str, RingSource] = {}
-        self._senders: list[LogSender] = []
+        self._sender: LogSender | None = None
         self._ticks: FanoutSender | None = None
         self._taps: list[tuple[Tap, npt.NDArray[np.int64]]] = []
         self.words = np.zeros(len(kernels.Bridge), np.int64)
@@ -314,11 +318,10 @@ class Bridge:
         for consumer, name in readers.items():
             reader = RingReader(self._folder / f"{name}.ring", consumer, DTYPES[kind], kind=int(kind))
             self._sources[consumer] = RingSource(reader, log=log)
-        sender = LogSender(
+        self._sender = sender = LogSender(
             self._context, config.link_addresses(link), kind, self._name, epoch or self._epoch, self._sources,
             config.links, tuple(readers),
         )  # fmt: skip
-        self._senders.append(sender)
         if not log:
             self._tap(link, next(iter(self._sources.values())).address)
         return sender
@@ -339,7 +342,8 @@ class Bridge:
         asked: list[tuple[Any, Callable[[int], None]]] = [
             (i.link.want, i.look) for i in self._inlets if isinstance(i, TickInlet)
         ]
-        asked += [(sender.socket, self._server(sender)) for sender in self._senders]
+        if self._sender is not None:
+            asked.append((self._sender.socket, self._serve))
         if self._ticks is not None:
             asked.append((self._ticks.want, self._ticks.serve))
         self._items = np.zeros(len(live) + len(fds) + len(asked), POLL_ITEM)
@@ -357,12 +361,10 @@ class Bridge:
         self.words[kernels.Bridge.FDS] = len(fds)
         self._list_outlets()
 
-    def _server(self, sender: LogSender) -> Callable[[int], None]:
-        def serve(now: int) -> None:
-            sender.serve(now)
+    def _serve(self, now: int) -> None:
+        if self._sender is not None:
+            self._sender.serve(now)
             self._list_outlets()
-
-        return serve
 
     @property
     def tables(self) -> Tables:
@@ -371,10 +373,9 @@ class Bridge:
 
     def _list_outlets(self) -> None:
         outlets = [] if self._ticks is None else [self._ticks.words]
-        for sender in self._senders:
-            for consumer, words in sender.outlets().items():
-                words[Out.RING] = self._sources[consumer].address
-                outlets.append(words)
+        for consumer, words in self._sender.outlets().items() if self._sender is not None else ():
+            words[Out.RING] = self._sources[consumer].address
+            outlets.append(words)
         outlets += [words for _, words in self._taps]  # last: who looks on waits, not who trades
         self._outs[: len(outlets)] = [words.ctypes.data for words in outlets]
         self.words[kernels.Bridge.OUTS] = len(outlets)
@@ -409,18 +410,17 @@ class Bridge:
         self._due_ns = now + self._config.links.heartbeat_ms * 500_000
         for inlet in self._inlets:
             inlet.tend(now)
-        for sender in self._senders:
+        if self._sender is not None:
             for consumer, source in self._sources.items():
-                source.beat(sender.heard_ns(consumer))
-        self._list_outlets()
+                source.beat(self._sender.heard_ns(consumer))
         if self._ticks is not None:
             self._ticks.tend(now)
 
     @property
     def bad_frames(self) -> int:
         """Frames and requests that were none."""
-        ends = [inlet.link.errors for inlet in self._inlets] + [sender.errors for sender in self._senders]
-        return sum(errors.total() for errors in ends)
+        of_sender = self._sender.errors.total() if self._sender is not None else 0
+        return sum(inlet.link.errors.total() for inlet in self._inlets) + of_sender
 
     def close(self) -> None:
         """Close the links and the rings behind them."""
@@ -430,8 +430,8 @@ class Bridge:
                 inlet.tend(now_ns(), last=True)
             inlet.link.close()
             inlet.ring.close()
-        for sender in self._senders:
-            sender.close()
+        if self._sender is not None:
+            self._sender.close()
         for source in self._sources.values():
             source.close()
         if self._ticks is not None:
