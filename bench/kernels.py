@@ -7,8 +7,8 @@ not count. `feed: decode` is feed's kernel without the symbols of the file (fram
 `decode+book` the book without sequence and ticks; both are parts of `decode+book+ticks`. The share is of the chain:
 what one message costs in all services together.
 
-Left out: sockets, links, the loops around, and the way from Python into a kernel, which the ZeroMQ lane pays for each
-call and which is given beside. Kernels that work for orders only are timed call by call, less what the clock costs.
+Left out: sockets, links, the loops around, and the way from Python into a kernel, which is given
+beside. Kernels that work for orders only are timed call by call, less what the clock costs.
 Strategies and limits are those of tickpath.toml.
 
     tickpath bench kernels [FILE] [--json] [--out FILE.svg] [--rounds N]

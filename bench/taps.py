@@ -2,9 +2,9 @@
 """Cost of a tap: nanoseconds for each record shown, and for each datagram captured.
 
 Timed: `tap` from compiled code in batches of 1, 10 and 100 ticks; `capture` of datagrams of 1,400 bytes; both also
-with the tap off; and `Tap.put_at` from Python, as the ZeroMQ lane calls it, once per batch. Beside them, in the same
-run: a bare copy of a tick and of a datagram into as much memory. Left out: the observers, who cost the writer
-nothing but the cache lines that they read.
+with the tap off; and `Tap.put_at` from Python, as the fused lane calls it for cancels, once per batch. Beside them,
+in the same run: a bare copy of a tick and of a datagram into as much memory. Left out: the observers, who cost the
+writer nothing but the cache lines that they read.
 
     .venv/bin/python bench/taps.py [--json]
 """

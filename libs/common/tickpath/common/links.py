@@ -336,7 +336,34 @@ class FanoutSender:
         self.want.close()
 
 
-class FanoutReceiver:
+class _Receiver:
+    """What both kinds of consumers know of their producer; `words` are those of the inbox that it sends to."""
+
+    _config: LinksConfig
+    _epoch: int  # life of the producer; 0 before anything was heard
+    words: npt.NDArray[np.int64]
+
+    @property
+    def expected_seq(self) -> int:
+        """Number of the record to be delivered next."""
+        return int(self.words[In.EXPECTED])
+
+    @property
+    def received(self) -> int:
+        """Records that were delivered."""
+        return int(self.words[In.RECEIVED])
+
+    @property
+    def heard_ns(self) -> int:
+        """When the producer was heard last."""
+        return int(self.words[In.HEARD_NS])
+
+    def connected(self, now_ns: int) -> bool:
+        """Whether the producer was heard within ten heartbeats."""
+        return self._epoch > 0 and now_ns - self.heard_ns < 10 * self._config.heartbeat_ms * 1_000_000
+
+
+class FanoutReceiver(_Receiver):
     """Consumer of a fan-out stream: delivers records once and in order, asks for what it lacks.
 
     Statistics: ``received``, ``repaired`` (records that came by replay), ``lost`` (given up, no longer available),
@@ -372,28 +399,9 @@ class FanoutReceiver:
         self._live = _Inbox(self.sub, kind, config, self.errors)
         self.words = self._live.words
 
-    @property
-    def expected_seq(self) -> int:
-        """Number of the record to be delivered next."""
-        return int(self.words[In.EXPECTED])
-
-    @property
-    def received(self) -> int:
-        """Records that were delivered."""
-        return int(self.words[In.RECEIVED])
-
-    @property
-    def heard_ns(self) -> int:
-        """When the producer was heard last."""
-        return int(self.words[In.HEARD_NS])
-
     def is_due(self, now_ns: int) -> bool:
         """Whether `tend` has to ask again for what is missing, or to give it up."""
         return self._gap_since_ns > 0 and now_ns - self._asked_ns >= self._config.gap_timeout_ms * 200_000
-
-    def connected(self, now_ns: int) -> bool:
-        """Whether the producer was heard within ten heartbeats and nothing is missing."""
-        return self._epoch > 0 and now_ns - self.heard_ns < 10 * self._config.heartbeat_ms * 1_000_000
 
     def receive(self, now_ns: int) -> list[Records]:
         """Batches of records, in order and each record once; views that stay valid. Of a frame from each socket."""
@@ -725,7 +733,7 @@ class LogSender:
         self.socket.close()
 
 
-class LogReceiver:
+class LogReceiver(_Receiver):
     """Consumer of a lossless stream: every record once and in order, over the death of either side.
 
     The owner calls `ack` when it has made sure that a record need not come again. Statistics: ``received``,
@@ -757,21 +765,6 @@ class LogReceiver:
         self.words = self._inbox.words
 
     @property
-    def expected_seq(self) -> int:
-        """Number of the record to come next."""
-        return int(self.words[In.EXPECTED])
-
-    @property
-    def received(self) -> int:
-        """Records that were delivered."""
-        return int(self.words[In.RECEIVED])
-
-    @property
-    def heard_ns(self) -> int:
-        """When the producer was heard last."""
-        return int(self.words[In.HEARD_NS])
-
-    @property
     def said_acked_seq(self) -> int:
         """What the producer was told to be acknowledged."""
         return self._said_acked
@@ -785,10 +778,6 @@ class LogReceiver:
     def caught_up(self) -> bool:
         """Whether the producer said that there is nothing behind what was delivered (holds from then on)."""
         return self._caught_up
-
-    def connected(self, now_ns: int) -> bool:
-        """Whether the producer was heard within ten heartbeats."""
-        return self._epoch > 0 and now_ns - self.heard_ns < 10 * self._config.heartbeat_ms * 1_000_000
 
     def receive(self, now_ns: int) -> list[tuple[int, Records]]:
         """Batches (number of the first record, records), in order: of one frame; the next poll tells of more."""

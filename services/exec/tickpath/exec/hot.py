@@ -1,4 +1,4 @@
-"""exec's hot process in the ZeroMQ lanes: the loop of the shm lane, with a bridge at the other end of its rings."""
+"""exec's hot process in the ZeroMQ lanes: the loop over rings, with a bridge at the other end of its rings."""
 
 from __future__ import annotations
 

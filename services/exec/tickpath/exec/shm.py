@@ -1,4 +1,7 @@
-"""exec's hot process in the shm lane: a compiled loop from the ring of orders to the venue's socket and back."""
+"""exec's hot process over rings: a compiled loop from the ring of orders to the venue's socket and back.
+
+In the shm lane as it stands here; `tickpath.exec.hot` puts links behind the rings.
+"""
 
 from __future__ import annotations
 

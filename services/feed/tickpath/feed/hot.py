@@ -1,4 +1,4 @@
-"""feed's hot process in the ZeroMQ lanes: the loop of the shm lane, with a bridge at the other end of its ring."""
+"""feed's hot process in the ZeroMQ lanes: the loop over rings, with a bridge at the other end of its ring."""
 
 from __future__ import annotations
 

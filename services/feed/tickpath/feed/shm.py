@@ -1,4 +1,7 @@
-"""feed's hot process in the shm lane: a compiled loop from the socket into the ring of ticks."""
+"""feed's hot process over rings: a compiled loop from the socket into the ring of ticks.
+
+In the shm lane as it stands here; `tickpath.feed.hot` puts links behind the rings.
+"""
 
 from __future__ import annotations
 

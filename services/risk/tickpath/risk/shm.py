@@ -1,4 +1,6 @@
-"""risk's hot process in the shm lane: a compiled loop over the rings of ticks, signals, reports and orders.
+"""risk's hot process over rings: a compiled loop over those of ticks, signals, reports and orders.
+
+In the shm lane as it stands here; `tickpath.risk.hot` puts links behind the rings.
 
 A signal is acknowledged when it was refused, or when exec acknowledged its order, which it does once the order is in
 the journal. So whatever dies, an undecided signal comes again, and a decided one is recognised by its id.

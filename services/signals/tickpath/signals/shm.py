@@ -1,4 +1,7 @@
-"""signals' hot process in the shm lane: a compiled loop over the rings of ticks, reports and signals."""
+"""signals' hot process over rings: a compiled loop over those of ticks, reports and signals.
+
+In the shm lane as it stands here; `tickpath.signals.hot` puts links behind the rings.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""exec's loop in the ZeroMQ lanes: that of the shm lane, between what its bridge takes and what it ships."""
+"""exec's loop in the ZeroMQ lanes: that over rings, between what its bridge takes and what it ships."""
 
 from __future__ import annotations
 

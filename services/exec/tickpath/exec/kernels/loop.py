@@ -1,4 +1,4 @@
-"""exec's loop in the shm lane: orders from their ring to the venue, the journal into the rings of reports."""
+"""exec's loop over rings: orders from their ring to the venue, the journal into the rings of reports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""feed's loop in the ZeroMQ lanes: that of the shm lane, between what its bridge waits for and what it ships."""
+"""feed's loop in the ZeroMQ lanes: that over rings, between what its bridge waits for and what it ships."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""feed's loop in the shm lane: from the market data socket into the ring of ticks, without Python."""
+"""feed's loop over rings: from the market data socket into the ring of ticks, without Python."""
 
 from __future__ import annotations
 

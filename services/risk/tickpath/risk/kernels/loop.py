@@ -1,4 +1,4 @@
-"""risk's loop in the shm lane: marks, reports and signals from their rings, approved orders into theirs."""
+"""risk's loop over rings: marks, reports and signals from their rings, approved orders into theirs."""
 
 from __future__ import annotations
 

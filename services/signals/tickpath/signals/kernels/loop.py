@@ -1,4 +1,4 @@
-"""signals' loop in the shm lane: ticks and reports from their rings, the strategies, signals into theirs."""
+"""signals' loop over rings: ticks and reports from their rings, the strategies, signals into theirs."""
 
 from __future__ import annotations
 
