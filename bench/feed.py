@@ -96,7 +96,7 @@ GO, RECEIVED = 0, 8
 # --- compiled ------------------------------------------------------------------------------------------------------
 
 
-@kernel(int64(_BYTES, int64, int64), _nrt=False)
+@kernel(int64(_BYTES, int64, int64))
 def walk(buf, at, n):
     """From length to length over `n` messages; their types, folded."""
     folded = 0
@@ -107,7 +107,7 @@ def walk(buf, at, n):
     return folded
 
 
-@kernel(int64(_BYTES, int64, int64), _nrt=False)
+@kernel(int64(_BYTES, int64, int64))
 def fields(buf, at, n):
     """The fields of `n` messages that a book needs, folded; each message is checked as the book checks it."""
     folded = 0
@@ -147,7 +147,7 @@ def fields(buf, at, n):
     return folded
 
 
-@kernel(types.void(BOOK, _BYTES, _INTS), _nrt=False)
+@kernel(types.void(BOOK, _BYTES, _INTS))
 def time_batches(book, buf, spent):
     """The book, `BATCH` messages at a time; ns of each batch to `spent`, with what the clock costs."""
     at = 0
@@ -157,13 +157,13 @@ def time_batches(book, buf, spent):
         spent[i] = monotonic_ns() - begin
 
 
-@kernel(int64(STATE, types.uint8[:, ::1], _INTS, int64, int64, _TICKS), _nrt=False)
+@kernel(int64(STATE, types.uint8[:, ::1], _INTS, int64, int64, _TICKS))
 def decode_batch(state, buffer, lengths, n, now_ns, out):
     """Feed's kernel for `n` datagrams: the one place that knows its arguments."""
     return decode(state, buffer, lengths, 0, n, now_ns, _LINE_A, out)
 
 
-@kernel(int64(STATE, _BYTES, _INTS, _INTS, _TICKS), _nrt=False)
+@kernel(int64(STATE, _BYTES, _INTS, _INTS, _TICKS))
 def ticks(state, data, starts, lengths, out):
     """One datagram after the other, as on a quiet market; the number of ticks."""
     n = 0
@@ -174,7 +174,7 @@ def ticks(state, data, starts, lengths, out):
     return n
 
 
-@kernel(types.void(STATE, _BYTES, _INTS, _INTS, _TICKS, _INTS), _nrt=False)
+@kernel(types.void(STATE, _BYTES, _INTS, _INTS, _TICKS, _INTS))
 def time_datagrams(state, data, starts, lengths, out, spent):
     """As `ticks`; ns of each datagram to `spent`."""
     for i in range(len(starts) - 1):
@@ -185,21 +185,21 @@ def time_datagrams(state, data, starts, lengths, out, spent):
         spent[i] = monotonic_ns() - begin
 
 
-@kernel(types.void(_BYTES, int64, int64, int64), _nrt=False)
+@kernel(types.void(_BYTES, int64, int64, int64))
 def put_u64(buf, at, size, value):
     """The lowest `size` bytes of a value, big-endian."""
     for i in range(size):
         buf[at + i] = value >> 8 * (size - 1 - i) & 0xFF
 
 
-@kernel(types.void(_BYTES, _INTS, int64), _nrt=False)
+@kernel(types.void(_BYTES, _INTS, int64))
 def advance(data, starts, n):
     """Number the messages of all datagrams `n` further on."""
     for i in range(len(starts) - 1):
         put_u64(data, starts[i] + 10, 8, be64(data, starts[i] + 10) + n)
 
 
-@kernel(int64(_BYTES, int64, int64, _BYTES), _nrt=False)
+@kernel(int64(_BYTES, int64, int64, _BYTES))
 def deal(buf, n, copies, out):
     """The first `n` messages once for each of the locates 1 to `copies`, in turns, with references of their own.
 
@@ -222,13 +222,13 @@ def deal(buf, n, copies, out):
     return to
 
 
-@kernel(types.void(_INTS, int64), _nrt=False)
+@kernel(types.void(_INTS, int64))
 def store_go(words, number):
     """Begin round `number`."""
     store_release(words, GO, number)
 
 
-@kernel(int64(int64, _BYTES, _INTS, _INTS, int64, int64), _nrt=False)
+@kernel(int64(int64, _BYTES, _INTS, _INTS, int64, int64))
 def blast(fd, data, starts, words, number, in_flight):
     """When round `number` begins, send all datagrams, never more than `in_flight` ahead; how many were sent."""
     until = monotonic_ns() + GIVE_UP_NS
@@ -248,7 +248,7 @@ def blast(fd, data, starts, words, number, in_flight):
     return len(starts) - 1
 
 
-@kernel(int64(int64, MESSAGES, _INTS, _INTS, int64), _nrt=False)
+@kernel(int64(int64, MESSAGES, _INTS, _INTS, int64))
 def receive_bare(fd, messages, lengths, words, total):
     """Take `total` datagrams, and do nothing with them; how many came."""
     until = monotonic_ns() + GIVE_UP_NS
@@ -265,7 +265,7 @@ def receive_bare(fd, messages, lengths, words, total):
     return got
 
 
-@kernel(int64(int64, MESSAGES, _INTS, _INTS, int64, STATE, types.uint8[:, ::1], _TICKS), _nrt=False)
+@kernel(int64(int64, MESSAGES, _INTS, _INTS, int64, STATE, types.uint8[:, ::1], _TICKS))
 def receive_ticks(fd, messages, lengths, words, total, state, buffer, out):
     """Take `total` datagrams, and make ticks of them; how many came."""
     until = monotonic_ns() + GIVE_UP_NS

@@ -114,7 +114,7 @@ def drive_clock(n, clock, spent):
     spent[MAIN] = now(clock) - begin
 
 
-@kernel(types.void(_BYTES, _I8S, _I8S, _BYTES, _I8S, _BYTES, types.int64[:, ::1], _I8, _I8S, _I8S), _nrt=False)
+@kernel(types.void(_BYTES, _I8S, _I8S, _BYTES, _I8S, _BYTES, types.int64[:, ::1], _I8, _I8S, _I8S))
 def drive_pack(data, offsets, time_ns, session, plan, buffer, packets, quantum_ns, clock, spent):
     """sim: a datagram of what is due within `quantum_ns`, until the tape ends."""
     begin = now(clock)
@@ -124,7 +124,7 @@ def drive_pack(data, offsets, time_ns, session, plan, buffer, packets, quantum_n
     spent[MAIN] = now(clock) - begin
 
 
-@kernel(types.int64(STATE, _BYTES, _I8S, _EVENTS, _TICKS, _I8S, _I8S), _nrt=False)
+@kernel(types.int64(STATE, _BYTES, _I8S, _EVENTS, _TICKS, _I8S, _I8S))
 def drive_decode(state, data, lengths, events, out, clock, spent):
     """feed: one datagram after the other; the number of ticks."""
     n = 0
@@ -137,7 +137,7 @@ def drive_decode(state, data, lengths, events, out, clock, spent):
     return n
 
 
-@kernel(types.void(BOOK, _BYTES, _EVENTS, _I8S, _I8S), _nrt=False)
+@kernel(types.void(BOOK, _BYTES, _EVENTS, _I8S, _I8S))
 def drive_book(book, data, events, clock, spent):
     """feed: the messages of one datagram after the other, into the book."""
     begin = now(clock)
@@ -151,7 +151,6 @@ def drive_book(book, data, events, clock, spent):
     types.void(
         _RUN, _BYTES, _I8S, types.int64[:, ::1], _I8S, _EVENTS, _TICKS, _REPORTS, _SIGNALS, _I8S, _I8S
     ),
-    _nrt=False,
 )  # fmt: skip
 def drive_signals(run, memory, counters, hist, words, events, ticks, reports, out, clock, spent):
     """signals: MAIN the strategies, SECOND the reports between."""
@@ -171,7 +170,7 @@ def drive_signals(run, memory, counters, hist, words, events, ticks, reports, ou
     spent[SECOND] = aside
 
 
-@kernel(types.void(_I8S, _EVENTS, _TICKS, _SIGNALS, _REPORTS, _I8S, _I8S), _nrt=False)
+@kernel(types.void(_I8S, _EVENTS, _TICKS, _SIGNALS, _REPORTS, _I8S, _I8S))
 def drive_risk(ctx, events, ticks, signals, reports, clock, spent):
     """risk: MAIN the marks, SECOND the decisions, THIRD the reports."""
     decided = reported = 0
@@ -195,7 +194,7 @@ def drive_risk(ctx, events, ticks, signals, reports, clock, spent):
     spent[THIRD] = reported
 
 
-@kernel(types.void(_I8S, _EVENTS, _ORDERS, _I8S, _I8S), _nrt=False)
+@kernel(types.void(_I8S, _EVENTS, _ORDERS, _I8S, _I8S))
 def drive_exec(ctx, events, orders, clock, spent):
     """exec: MAIN journal and encode the orders, SECOND what the venue answers."""
     accepted = answered = 0
@@ -215,7 +214,7 @@ def drive_exec(ctx, events, orders, clock, spent):
     spent[SECOND] = answered
 
 
-@kernel("void(int64[::1], int64[::1], int64[::1], int64[::1])", _nrt=False)
+@kernel("void(int64[::1], int64[::1], int64[::1], int64[::1])")
 def drive_record(hist, values, clock, spent):
     """One value after the other into a histogram."""
     begin = now(clock)
@@ -224,7 +223,7 @@ def drive_record(hist, values, clock, spent):
     spent[MAIN] = now(clock) - begin
 
 
-@kernel("int64(int64[:,::1], int64[:,::1], int64, int64[::1], int64[::1])", _nrt=False)
+@kernel("int64(int64[:,::1], int64[:,::1], int64, int64[::1], int64[::1])")
 def drive_fold(events, words, mask, clock, spent):
     """The ticks of one datagram after the other into a digest."""
     digest = 0

@@ -101,7 +101,7 @@ class OfflineExchange:
         self.replay: Final = Replay(
             exchange, desk, tape.data, tape.offsets, tape.time_ns,
             np.frombuffer(session_id(session), np.uint8).copy(), plan, np.zeros((1, 4), np.int64),
-            flat, flat.reshape(1, size), np.zeros(1, np.int64),
+            flat, flat.reshape(1, size), np.zeros(1, np.int64), np.zeros(1, np.int64),
         )  # fmt: skip
         entry.event(exchange, desk, 0, ord("S"))
 

@@ -76,15 +76,18 @@ def _choose_cache(function: Callable[..., Any]) -> None:
     numba.config.CACHE_DIR = str(folder)  # type: ignore[attr-defined]
 
 
-def kernel(signature: Any, *, nogil: bool = True, **options: Any) -> Callable[[Callable[..., Any]], Any]:
+def kernel(signature: Any, **options: Any) -> Callable[[Callable[..., Any]], Any]:
     """Decorator: compile now (or load from the cache) for exactly `signature`; release the GIL while it runs.
 
     Any other argument type is a TypeError instead of a hidden compilation in the hot path. `options` are Numba's.
+    References are not counted: that costs two locked instructions whenever an array is handed on, of a loop over many
+    arrays half of its time. A kernel that makes an array does not compile then; it asks for ``_nrt=True``.
     """
+    options = {"nogil": True, "_nrt": False, **options}
 
     def compile_it(function: Callable[..., Any]) -> Any:
         _choose_cache(function)
-        return numba.njit(signature, cache=True, nogil=nogil, **options)(function)
+        return numba.njit(signature, cache=True, **options)(function)
 
     return compile_it
 
@@ -107,8 +110,13 @@ def inlined(function: Callable[..., Any], **options: Any) -> Any:
 
     Nobody passes them around as values, so they need no wrapper for that (a tenth of the time of compiling).
     """
-    options = {"nogil": True, "no_cfunc_wrapper": True, **options}
+    options = {"nogil": True, "no_cfunc_wrapper": True, "_nrt": False, **options}
     return numba.njit(**options)(function)
+
+
+def always_inlined(function: Callable[..., Any]) -> Any:
+    """`inlined`, and LLVM may not decide otherwise: a call would push every array of a state that is handed on."""
+    return inlined(function, forceinline=True)
 
 
 def direct(kernel: Any) -> Callable[..., Any]:

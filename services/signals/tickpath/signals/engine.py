@@ -37,11 +37,11 @@ _HEAD = """# Written by tickpath.signals.engine; a change here is lost. Made of:
 from numba import types
 
 from tickpath.common.histogram import HIST_SIZE
-from tickpath.common.jit import callback, kernel
+from tickpath.common.jit import callback, inlined, kernel
 from tickpath.common.kernels.memory import bytes_at, rows_at, signals_at, ticks_at, words_at
 from tickpath.signals.kernels.core import (
     COUNTERS_TYPE, HIST_TYPE, MEMORY_TYPE, SIGNALS_TYPE, TICKS_TYPE,
-    admit, forget_refused, lean, open_tables, series_of, settle, spliced, switch_off,
+    admit, forget_refused, open_tables, series_of, settle, spliced, switch_off,
 )
 from tickpath.signals.layout import MAX_INTENTS, Counter, Histogram, Word
 
@@ -77,7 +77,7 @@ _OPEN_ROW = """    at = words[_TABLES + {params_at}]
 _STEP = """    return ({own_tables})
 
 
-@lean
+@inlined
 def step(tables, own_tables, counters, hist, tick, out, n_out, now_ns):
     words, _, instruments, counts, points, owns, orders, intents = tables
     {unpack}
@@ -114,7 +114,7 @@ _RUN = """    return n_out
 
 @kernel(types.UniTuple(types.int64, 2)(
     MEMORY_TYPE, COUNTERS_TYPE, HIST_TYPE, TICKS_TYPE, SIGNALS_TYPE, types.int64
-), _nrt=False)
+))
 def run(memory, counters, hist, ticks, out, now_ns):
     tables = open_tables(memory)
     own_tables = open_strategies(memory, tables[0])

@@ -22,8 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tickpath.common.histogram import HIST_SIZE
-from tickpath.common.jit import kernel
-from tickpath.common.kernels.book import inlined
+from tickpath.common.jit import always_inlined, kernel
 from tickpath.common.protocols import ouch50 as ouch
 from tickpath.common.protocols.ouch50 import Reject, Tag
 from tickpath.sim.kernels.matching import (
@@ -191,10 +190,10 @@ def symbol_home(key: int, mask: int) -> int:
     return (key ^ key >> 32 ^ key >> 16) & mask
 
 
-_home = inlined(symbol_home)
+_home = always_inlined(symbol_home)
 
 
-@inlined
+@always_inlined
 def _get(message, at, size):
     """Unsigned big-endian number; one of 8 bytes above 2**63 - 1 comes out negative."""
     value = np.int64(0)
@@ -203,7 +202,7 @@ def _get(message, at, size):
     return value
 
 
-@inlined
+@always_inlined
 def _put(out, at, size, value):
     for i in range(size):
         out[at + i] = value >> 8 * (size - 1 - i) & 0xFF
@@ -212,7 +211,7 @@ def _put(out, at, size, value):
 # --- answers -----------------------------------------------------------------------------------------------------
 
 
-@inlined
+@always_inlined
 def _append(ex, desk, kind, account, size):
     """Begin a report of `size` bytes, the time in it; returns where its message begins."""
     words = desk.words
@@ -231,7 +230,7 @@ def _append(ex, desk, kind, account, size):
     return at
 
 
-@inlined
+@always_inlined
 def _report(ex, desk, kind, channel, user_ref, size, required):
     """Begin a report about an order of a channel, its appendage included; returns where its message begins.
 
@@ -251,7 +250,7 @@ def _report(ex, desk, kind, channel, user_ref, size, required):
     return at
 
 
-@inlined
+@always_inlined
 def _report_cancel(ex, desk, slot, lots, reason):
     order = ex.orders[slot]
     at = _report(ex, desk, _C, np.int64(order.session), order.user_ref, _CANCELED_SIZE, False)
@@ -259,7 +258,7 @@ def _report_cancel(ex, desk, slot, lots, reason):
     desk.reports[at + _REST + 4] = reason
 
 
-@inlined
+@always_inlined
 def report_fills(ex, desk):
     """Report the fills in the list, and empty it."""
     for i in range(ex.state[N_FILLS]):
@@ -274,7 +273,7 @@ def report_fills(ex, desk):
     ex.state[N_FILLS] = 0
 
 
-@inlined
+@always_inlined
 def _report_trades(ex, desk, slot):
     """What an order that was just accepted has traded, and what of it could not rest."""
     remainder = ex.state[REMAINDER]
@@ -283,7 +282,7 @@ def _report_trades(ex, desk, slot):
         _report_cancel(ex, desk, slot, remainder, _I)
 
 
-@inlined
+@always_inlined
 def _reject(ex, desk, message, at, channel, user_ref, reason):
     ex.counters[Counter.REJECTED] += 1
     to = _report(ex, desk, _J, channel, user_ref, _REJECTED_SIZE, False)
@@ -293,7 +292,7 @@ def _reject(ex, desk, message, at, channel, user_ref, reason):
         out[to + _REST + 2 + i] = message[at + _CL_ORD_ID + i]
 
 
-@inlined
+@always_inlined
 def _accept(ex, desk, message, at, channel, user_ref):
     to = _report(ex, desk, _A, channel, user_ref, _ACCEPTED_SIZE, True) + _REST
     out = desk.reports
@@ -313,7 +312,7 @@ def _accept(ex, desk, message, at, channel, user_ref):
 # --- Enter Order and Cancel Order --------------------------------------------------------------------------------
 
 
-@inlined
+@always_inlined
 def _instrument(desk, message, at):
     """Row of a symbol, -1 when it is not listed."""
     table = desk.symbols
@@ -329,7 +328,7 @@ def _instrument(desk, message, at):
     return np.int64(-1)
 
 
-@inlined
+@always_inlined
 def _details(qty, price, step, tif, display, iso):
     if not 1 <= qty <= _MAX_QUANTITY:
         return _INVALID_QUANTITY
@@ -345,7 +344,7 @@ def _details(qty, price, step, tif, display, iso):
     return _ISO_NOT_ALLOWED if iso != _N else 0
 
 
-@kernel(numba.int64(_I64, _I64, _I64, _I64, _I64, _I64), _nrt=False)
+@kernel(numba.int64(_I64, _I64, _I64, _I64, _I64, _I64))
 def details_fault(qty, price, step, tif, display, iso):
     """What is wrong (`Reject`) with the size, price and kind of an order or of a replacement; 0: nothing.
 
@@ -354,7 +353,7 @@ def details_fault(qty, price, step, tif, display, iso):
     return _details(qty, price, step, tif, display, iso)
 
 
-@inlined
+@always_inlined
 def _fault(ex, desk, message, at, channel, instrument, price, verdict):
     """Why the order may not be entered, 0: it may."""
     if ex.state[CLOSED]:
@@ -382,7 +381,7 @@ def _fault(ex, desk, message, at, channel, instrument, price, verdict):
     return fault if fault else max(0, verdict)
 
 
-@inlined
+@always_inlined
 def _enter(ex, desk, message, at, channel, verdict, arrived_ns, next_seq):
     ex.counters[Counter.ORDERS_RECEIVED] += 1
     user_ref = _get(message, at + _REF, 4)
@@ -423,7 +422,7 @@ def _enter(ex, desk, message, at, channel, verdict, arrived_ns, next_seq):
     _report_trades(ex, desk, slot)
 
 
-@inlined
+@always_inlined
 def _cancel(ex, desk, slot, qty, reason):
     gone = reduce(ex, slot, qty)
     if gone > 0:
@@ -431,7 +430,7 @@ def _cancel(ex, desk, slot, qty, reason):
     return gone
 
 
-@inlined
+@always_inlined
 def request(ex, desk, message, at, size, channel, verdict, arrived_ns, next_seq):
     """See `entry`: this is it, for a kernel that does more."""
     kind = message[at] if size > 0 else 0
@@ -451,7 +450,7 @@ def request(ex, desk, message, at, size, channel, verdict, arrived_ns, next_seq)
     return 0
 
 
-@kernel(numba.int64(EXCHANGE, DESK, _BYTES, _I64, _I64, _I64, _I64, _I64, _I64), _nrt=False)
+@kernel(numba.int64(EXCHANGE, DESK, _BYTES, _I64, _I64, _I64, _I64, _I64, _I64))
 def entry(ex, desk, message, at, size, channel, verdict, arrived_ns, next_seq):
     """Work on the OUCH message ``message[at : at + size]``; returns 1, or 0 when that is left to the caller.
 
@@ -463,20 +462,20 @@ def entry(ex, desk, message, at, size, channel, verdict, arrived_ns, next_seq):
     return request(ex, desk, message, at, size, channel, verdict, arrived_ns, next_seq)
 
 
-@kernel(numba.int64(EXCHANGE, DESK, _I64, _I64, _I64), _nrt=False)
+@kernel(numba.int64(EXCHANGE, DESK, _I64, _I64, _I64))
 def cancel(ex, desk, slot, qty, reason):
     """Cancel a live order down to `qty` of its chain and report it, with the letter `reason`; the lots taken off."""
     return _cancel(ex, desk, slot, qty, reason)
 
 
-@kernel(numba.int64(EXCHANGE, DESK), _nrt=False)
+@kernel(numba.int64(EXCHANGE, DESK))
 def fills(ex, desk):
     """Report the fills in the list, and empty it; returns how many reports wait to be taken."""
     report_fills(ex, desk)
     return desk.words[N_REPORTS]
 
 
-@kernel(numba.int64(EXCHANGE, DESK, _I64), _nrt=False)
+@kernel(numba.int64(EXCHANGE, DESK, _I64))
 def trades(ex, desk, slot):
     """Report what the order in `slot`, just accepted, has traded, and cancel what of it could not rest.
 
@@ -486,14 +485,14 @@ def trades(ex, desk, slot):
     return desk.words[N_REPORTS]
 
 
-@inlined
+@always_inlined
 def report_event(ex, desk, account, code):
     """System Event: the day of `account` begins (``S``) or ends (``E``)."""
     at = _append(ex, desk, _S, account, _EVENT_SIZE)
     desk.reports[at + _EVENT_SIZE - 1] = code
 
 
-@kernel(numba.int64(EXCHANGE, DESK, _I64, _I64), _nrt=False)
+@kernel(numba.int64(EXCHANGE, DESK, _I64, _I64))
 def event(ex, desk, account, code):
     """System Event for an account, `code` ``S`` or ``E``; returns how many reports wait to be taken."""
     report_event(ex, desk, account, code)

@@ -29,7 +29,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from tickpath.common.jit import kernel
+from tickpath.common.jit import always_inlined, kernel
 from tickpath.common.kernels.book import (
     BOOK,
     EV_ARRIVAL,
@@ -48,10 +48,10 @@ from tickpath.common.kernels.book import (
     Book,
     Result,
     apply_message,
-    inlined,
     level_from_best,
     level_lots,
     n_levels,
+    prefetch_message,
 )
 from tickpath.common.kernels.hist import record
 from tickpath.common.kernels.ids import cause_seq_of, read_cl_ord_id
@@ -84,6 +84,7 @@ _TAKEN_SLOTS: Final = 1 << 14
 SEEN_CAPACITY: Final = 1 << 20
 
 _PROBES = 64
+_AHEAD = 6  # messages of the tape: memory has answered until their turn comes
 _LAST_NS = 86_400_000_000_000 - 1
 _ANY_ARRIVAL = 2**62
 _GOLDEN = -7046029254386353131
@@ -176,7 +177,7 @@ _DAY_END = (ord("E"), ord("C"))
 # --- what clients have taken of a played level -------------------------------------------------------------------
 
 
-@inlined
+@always_inlined
 def _taken_slot(ex, key):
     """Slot of a level, or of where it would go."""
     taken = ex.taken
@@ -190,19 +191,19 @@ def _taken_slot(ex, key):
     return slot
 
 
-@inlined
+@always_inlined
 def _taken_key(row, price4):
     return (row + 1) << 32 | price4
 
 
-@inlined
+@always_inlined
 def _taken_lots(ex, row, price4):
     if ex.taken_levels[row] == 0:
         return 0
     return ex.taken[_taken_slot(ex, _taken_key(row, price4))].lots
 
 
-@inlined
+@always_inlined
 def _take(ex, row, price4, lots):
     slot = _taken_slot(ex, _taken_key(row, price4))
     if ex.taken[slot].key == 0:
@@ -213,14 +214,14 @@ def _take(ex, row, price4, lots):
     ex.taken[slot].lots += lots
 
 
-@inlined
+@always_inlined
 def _can_take(ex, row, price4):
     """Whether there is room to remember that something was taken of this level."""
     full = 2 * ex.state[N_TAKEN] >= len(ex.taken)
     return not full or ex.taken[_taken_slot(ex, _taken_key(row, price4))].key != 0
 
 
-@inlined
+@always_inlined
 def _shrink(ex, row, price4, lots):
     """A played level lost lots: the taken ones first."""
     taken = ex.taken
@@ -253,13 +254,13 @@ def _shrink(ex, row, price4, lots):
 # --- clients' orders ---------------------------------------------------------------------------------------------
 
 
-@inlined
+@always_inlined
 def _home(channel, user_ref, mask):
     # Numbers that follow each other get slots that follow each other: the oldest orders are overwritten first.
     return (user_ref + channel * 10007) & mask
 
 
-@inlined
+@always_inlined
 def _link(ex, slot):
     order = ex.orders[slot]
     instrument = order.instrument
@@ -270,7 +271,7 @@ def _link(ex, slot):
     ex.counters[Counter.OPEN_LOTS] += order.leaves_lots
 
 
-@inlined
+@always_inlined
 def _unlink(ex, slot):
     """Take a live order out of its instrument's list; its open lots have been taken care of."""
     orders = ex.orders
@@ -289,7 +290,7 @@ def _unlink(ex, slot):
     ex.counters[Counter.OPEN_ORDERS] -= 1
 
 
-@inlined
+@always_inlined
 def _execute(ex, slot, lots, price4, flag):
     """Book one execution; the order stays where it is even when nothing is left of it."""
     order = ex.orders[slot]
@@ -317,7 +318,7 @@ def _execute(ex, slot, lots, price4, flag):
         ex.counters[Counter.FILLED] += 1
 
 
-@inlined
+@always_inlined
 def _next_hit(ex, instrument, buy, price4, arrival):
     """Slot of the resting order that a trade at `price4` fills first, -1 if it fills none."""
     orders = ex.orders
@@ -338,7 +339,7 @@ def _next_hit(ex, instrument, buy, price4, arrival):
     return best
 
 
-@inlined
+@always_inlined
 def _hit(ex, instrument, buy, price4, lots, arrival):
     """Fill resting orders of one side with a trade of `lots` at `price4`; returns the lots filled."""
     left = lots
@@ -357,7 +358,7 @@ def _hit(ex, instrument, buy, price4, lots, arrival):
     return lots - left
 
 
-@inlined
+@always_inlined
 def _advance(ex, instrument, side, price4, lots, arrival):
     """Lots of a played order left the level: resting orders that stand behind it move up."""
     slot = ex.heads[instrument]
@@ -373,7 +374,7 @@ def _advance(ex, instrument, side, price4, lots, arrival):
 # --- the played market data --------------------------------------------------------------------------------------
 
 
-@inlined
+@always_inlined
 def play(ex, data, offsets, first, last, shift_ns):
     """See `played`: this is it, for a kernel that does more."""
     event = ex.book.event
@@ -381,6 +382,9 @@ def play(ex, data, offsets, first, last, shift_ns):
     for i in range(first, last):
         if 2 * ex.state[N_FILLS] > len(ex.fills):
             return i
+        if i + _AHEAD + 1 < len(offsets):
+            ahead = offsets[i + _AHEAD] + 2
+            prefetch_message(ex.book, data, ahead, offsets[i + _AHEAD + 1] - ahead)
         at = offsets[i] + 2
         result = apply_message(ex.book, data, at, offsets[i + 1] - at)
         if result in (_ORDERS_FULL, _LEVELS_FULL):
@@ -432,7 +436,7 @@ def play(ex, data, offsets, first, last, shift_ns):
     return last
 
 
-@kernel(numba.int64(EXCHANGE, numba.uint8[::1], numba.int64[::1], numba.int64, numba.int64, numba.int64), _nrt=False)
+@kernel(numba.int64(EXCHANGE, numba.uint8[::1], numba.int64[::1], numba.int64, numba.int64, numba.int64))
 def played(ex, data, offsets, first, last, shift_ns):
     """Apply messages `first` to `last` of a tape to the book and fill what they fill; returns the next message.
 
@@ -511,7 +515,7 @@ def clearing(ex, locates, symbols, time_ns, spacing_ns, data, offsets, times):
 # --- what clients ask for ----------------------------------------------------------------------------------------
 
 
-@kernel(numba.int64(EXCHANGE, _I64, _I64), _nrt=False)
+@kernel(numba.int64(EXCHANGE, _I64, _I64))
 def find_live(ex, channel, user_ref):
     """Slot of a live order, -1 if there is none with this number."""
     mask = len(ex.orders) - 1
@@ -524,7 +528,7 @@ def find_live(ex, channel, user_ref):
     return -1
 
 
-@inlined
+@always_inlined
 def _free_slot(ex, channel, user_ref):
     mask = len(ex.orders) - 1
     slot = _home(channel, user_ref, mask)
@@ -535,7 +539,7 @@ def _free_slot(ex, channel, user_ref):
     return -1
 
 
-@kernel(numba.int64(EXCHANGE, _I64, _I64, _I64, _I64, _I64, _I64, _I64, _I64, _I64, _I64), _nrt=False)
+@kernel(numba.int64(EXCHANGE, _I64, _I64, _I64, _I64, _I64, _I64, _I64, _I64, _I64, _I64))
 def enter(ex, channel, user_ref, instrument, side, qty, executed, price4, may_rest, replaces, arrived_ns):
     """Accept an order that was found valid, match it, and let the rest stand or cancel it; returns its slot.
 
@@ -609,7 +613,7 @@ def enter(ex, channel, user_ref, instrument, side, qty, executed, price4, may_re
     return slot
 
 
-@kernel(numba.int64(EXCHANGE, _I64, _I64), _nrt=False)
+@kernel(numba.int64(EXCHANGE, _I64, _I64))
 def reduce(ex, slot, qty):
     """Cancel a live order down to `qty`, the intended size of its chain; returns the lots taken off."""
     order = ex.orders[slot]
@@ -627,7 +631,7 @@ def reduce(ex, slot, qty):
     return gone
 
 
-@kernel(numba.int64(_INTS, numba.uint8[::1], _I64, _I64, _I64, _INTS, _INTS, _INTS), _nrt=False)
+@kernel(numba.int64(_INTS, numba.uint8[::1], _I64, _I64, _I64, _INTS, _INTS, _INTS))
 def measure(counters, text, at, arrived_ns, next_seq, out_ns, seen, hist):
     """Tick-to-order time of the order with the client order id ``text[at : at + 14]``; the id, -1 if foreign.
 

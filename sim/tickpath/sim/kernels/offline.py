@@ -10,8 +10,7 @@ from typing import Final, NamedTuple
 
 import numba
 
-from tickpath.common.jit import kernel
-from tickpath.common.kernels.book import inlined
+from tickpath.common.jit import always_inlined, kernel
 from tickpath.common.kernels.memory import bytes_at
 from tickpath.sim.kernels import wire
 from tickpath.sim.kernels.entry import (
@@ -47,6 +46,7 @@ class Replay(NamedTuple):
     flat: Bytes  # uint8[size]: memory of the present datagram
     datagram: Bytes  # uint8[1, size]: the same memory, as a batch of one for the feed's `decode`
     lengths: Ints  # int64[1]: bytes of the present datagram
+    played: Ints  # int64[1]: messages of the tape that are published
 
 
 _I64 = numba.int64
@@ -65,6 +65,7 @@ REPLAY: Final = numba.types.NamedTuple(
         _BYTES,
         numba.uint8[:, ::1],
         _INTS,
+        _INTS,
     ),
     Replay,
 )
@@ -74,14 +75,14 @@ _S = ord("S")
 _UNSEQUENCED = ord("U")
 
 
-@inlined
+@always_inlined
 def has_room(desk, answers, n_bytes):
     """Whether so many more reports fit."""
     words = desk.words
     return words[N_REPORTS] + answers <= len(desk.spans) and words[N_BYTES] + n_bytes <= len(desk.reports)
 
 
-@inlined
+@always_inlined
 def _announce(replay, closed):
     """Tell the client when the day has begun or ended."""
     desk = replay.desk
@@ -90,7 +91,7 @@ def _announce(replay, closed):
         report_event(replay.exchange, desk, 0, _E if closed else _S)
 
 
-@inlined
+@always_inlined
 def next_datagram(replay):
     """Pack the next datagram and publish it; returns the number of messages in it.
 
@@ -101,23 +102,28 @@ def next_datagram(replay):
     if desk.words[N_REPORTS] > ANSWERS:
         return -1
     plan = replay.plan
-    at = plan[wire.NEXT]
-    data = replay.data
-    offsets = replay.offsets
-    if wire.step(data, offsets, replay.time_ns, replay.session, plan, replay.flat, replay.packets) == 0:
+    first = plan[wire.NEXT]
+    if wire.step(replay.data, replay.offsets, replay.time_ns, replay.session, plan, replay.flat, replay.packets) == 0:
         return 0
     replay.lengths[0] = replay.packets[0, wire.LENGTH]
-    last = plan[wire.NEXT]
-    n = last - at
+    play_until(replay, plan[wire.NEXT])
+    return plan[wire.NEXT] - first
+
+
+@always_inlined
+def play_until(replay, last):
+    """Publish the messages up to `last` of the tape, which are those of one datagram; see `next_datagram`."""
+    desk = replay.desk
     ex = replay.exchange
+    at = replay.played[0]
     while at < last:
-        at = play(ex, data, offsets, at, last, 0)
+        at = play(ex, replay.data, replay.offsets, at, last, 0)
         report_fills(ex, desk)
+    replay.played[0] = last
     _announce(replay, ex.state[CLOSED])
-    return n
 
 
-@inlined
+@always_inlined
 def take_orders(replay, address, size, arrived_ns):
     """Work on the SoupBinTCP packets in the `size` bytes at `address`; returns the number of bytes that are done.
 
@@ -142,33 +148,33 @@ def take_orders(replay, address, size, arrived_ns):
     return at
 
 
-@inlined
+@always_inlined
 def end_of_day(replay):
     """The tape is through: close, and tell the client."""
     replay.exchange.state[CLOSED] = 1
     _announce(replay, 1)
 
 
-@kernel(_I64(REPLAY), _nrt=False)
+@kernel(_I64(REPLAY))
 def next_datagram_once(replay):
     """`next_datagram` for Python."""
     return next_datagram(replay)
 
 
-@kernel(_I64(REPLAY, _I64, _I64, _I64), _nrt=False)
+@kernel(_I64(REPLAY, _I64, _I64, _I64))
 def take_orders_once(replay, address, size, arrived_ns):
     """`take_orders` for Python."""
     return take_orders(replay, address, size, arrived_ns)
 
 
-@kernel(_I64(REPLAY), _nrt=False)
+@kernel(_I64(REPLAY))
 def end_of_day_once(replay):
     """`end_of_day` for Python."""
     end_of_day(replay)
     return 0
 
 
-@kernel(_I64(REPLAY), _nrt=False)
+@kernel(_I64(REPLAY))
 def play_all(replay):
     """Every datagram of the tape, and no orders: what the exchange costs by itself. The number of messages."""
     total = 0

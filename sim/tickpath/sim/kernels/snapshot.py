@@ -9,8 +9,7 @@ from typing import Final
 
 import numba
 
-from tickpath.common.jit import kernel
-from tickpath.common.kernels.book import inlined
+from tickpath.common.jit import always_inlined, kernel
 from tickpath.common.protocols.itch50 import LAYOUTS
 from tickpath.common.protocols.soupbintcp import HEADER_SIZE, SEQUENCED
 from tickpath.sim.kernels.matching import EXCH_NS, EXCHANGE, HALT_OPERATIONAL, HALT_TRADING
@@ -26,7 +25,7 @@ _SEQUENCED: Final = int(SEQUENCED)
 _U8, _I64 = numba.uint8[::1], numba.int64[::1]
 
 
-@kernel(numba.int64(EXCHANGE, _I64), _nrt=False)
+@kernel(numba.int64(EXCHANGE, _I64))
 def collect(ex, names):
     """A name for each open order, int64[live orders]: sorted, they are in the order of arrival. Returns how many.
 
@@ -46,13 +45,13 @@ def collect(ex, names):
     return n
 
 
-@inlined
+@always_inlined
 def _put(out, at, size, value):
     for i in range(size):
         out[at + i] = value >> 8 * (size - 1 - i) & 0xFF
 
 
-@inlined
+@always_inlined
 def _begin(out, at, size, kind, directory, row, stamp):
     """What all messages of an instrument begin with; returns the byte after it."""
     _put(out, at, 2, size - 2)
@@ -64,7 +63,7 @@ def _begin(out, at, size, kind, directory, row, stamp):
     return at + 14
 
 
-@kernel(numba.int64(EXCHANGE, _I64, _I64, numba.uint8[:, ::1], _U8), _nrt=False)
+@kernel(numba.int64(EXCHANGE, _I64, _I64, numba.uint8[:, ::1], _U8))
 def fill(ex, names, listed, directory, out):
     """Write the packets of a snapshot; returns how many bytes.
 

@@ -16,8 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import types
 
-from tickpath.common.jit import kernel
-from tickpath.common.kernels.book import inlined
+from tickpath.common.jit import always_inlined, kernel
 from tickpath.sim.layout import Counter, Fault
 
 # Columns of ``packets``, int64[k, 4]: where a datagram lies in the buffer, and the messages in it.
@@ -65,13 +64,13 @@ _memcpy = types.ExternalFunction("memcpy", types.intp(types.intp, types.intp, ty
 _clock_gettime = types.ExternalFunction("clock_gettime", types.int32(types.int32, types.intp))
 
 
-@inlined
+@always_inlined
 def _put(buffer, at, size, value):
     for i in range(size):
         buffer[at + i] = value >> 8 * (size - 1 - i) & 0xFF
 
 
-@inlined
+@always_inlined
 def _pack(data, offsets, time_ns, session, plan, buffer, packets):
     size = plan[DATAGRAM_BYTES]
     shift = plan[SHIFT_NS]
@@ -118,7 +117,7 @@ def _pack(data, offsets, time_ns, session, plan, buffer, packets):
 _PACK = "int64(uint8[::1], int64[::1], int64[::1], uint8[::1], int64[::1], uint8[::1], int64[:,::1])"
 
 
-@kernel(_PACK, _nrt=False)
+@kernel(_PACK)
 def pack(data, offsets, time_ns, session, plan, buffer, packets):
     """Pack the messages that are due into at most len(packets) datagrams; returns how many.
 
@@ -130,7 +129,7 @@ def pack(data, offsets, time_ns, session, plan, buffer, packets):
     return _pack(data, offsets, time_ns, session, plan, buffer, packets)
 
 
-@inlined
+@always_inlined
 def step(data, offsets, time_ns, session, plan, buffer, packets):
     """See `pack_step`: this is it, for a kernel that does more."""
     first = plan[NEXT]
@@ -141,7 +140,7 @@ def step(data, offsets, time_ns, session, plan, buffer, packets):
     return _pack(data, offsets, time_ns, session, plan, buffer, packets)
 
 
-@kernel(_PACK, _nrt=False)
+@kernel(_PACK)
 def pack_step(data, offsets, time_ns, session, plan, buffer, packets):
     """Pack the next datagram of a tape that is played in steps; returns 1, 0 when the tape is through.
 
@@ -152,7 +151,7 @@ def pack_step(data, offsets, time_ns, session, plan, buffer, packets):
     return step(data, offsets, time_ns, session, plan, buffer, packets)
 
 
-@inlined
+@always_inlined
 def _nth(every, number):
     return every > 0 and number % every == 0
 
@@ -161,7 +160,7 @@ def _nth(every, number):
 LOSS, DUPLICATE, REORDER, DELAY, RETRANSMISSION, _OVERTAKERS, _DELAY_US, _NOISE = range(8)
 
 
-@inlined
+@always_inlined
 def _scatter(x):
     # The finalizer of splitmix64; the sign bit is masked off after each shift, so all of it stays in int64.
     x ^= x >> 30 & (1 << 34) - 1
@@ -171,14 +170,14 @@ def _scatter(x):
     return x ^ x >> 31 & (1 << 33) - 1
 
 
-@inlined
+@always_inlined
 def _draw(seed, what, line, number):
     """A random number from 0 on that depends on nothing but the arguments."""
     stream = _scatter(seed * 64 + what * 4 + line + 1)
     return _scatter(stream + number * -7046029254386353131) & (1 << 62) - 1
 
 
-@inlined
+@always_inlined
 def _hits(ppm, seed, what, line, number):
     return ppm > 0 and _draw(seed, what, line, number) % 1_000_000 < ppm
 
@@ -235,20 +234,20 @@ WIRE: Final = types.NamedTuple(
 )
 
 
-@inlined
+@always_inlined
 def _now(wire):
     _clock_gettime(_CLOCK_MONOTONIC, wire.clock.ctypes.data)
     return wire.clock[0] * 1_000_000_000 + wire.clock[1]
 
 
-@inlined
+@always_inlined
 def _stamp(wire, seq, count, now):
     mask = len(wire.out_ns) - 1
     for s in range(seq, seq + count):
         wire.out_ns[s & mask] = now
 
 
-@inlined
+@always_inlined
 def _send(wire, line, pointer, length):
     """Send one datagram; when, or -1 when the system has no room for it now."""
     now = _now(wire)
@@ -261,7 +260,7 @@ def _send(wire, line, pointer, length):
     return now
 
 
-@inlined
+@always_inlined
 def _set_aside(wire, seq, count):
     """A copy does not leave now. If no other has left, its messages are stamped: who asks must find no older time."""
     words = wire.words
@@ -270,7 +269,7 @@ def _set_aside(wire, seq, count):
         _stamp(wire, seq, count, words[STAMP])
 
 
-@inlined
+@always_inlined
 def _hold(wire, line, pointer, length, seq, count, due_ns, overtake):
     """Hold a copy back; False when as many as can be are held."""
     slots = wire.slots
@@ -294,7 +293,7 @@ def _hold(wire, line, pointer, length, seq, count, due_ns, overtake):
     return False
 
 
-@inlined
+@always_inlined
 def _let_go(wire, line, k):
     """Send a copy that was held back; False when the system has no room for it now."""
     slots = wire.slots
@@ -312,7 +311,7 @@ def _let_go(wire, line, k):
     return True
 
 
-@inlined
+@always_inlined
 def _release(wire, now_ns):
     """Send what was held back for long enough, in the order in which it is due."""
     slots = wire.slots
@@ -331,7 +330,7 @@ def _release(wire, now_ns):
             return
 
 
-@inlined
+@always_inlined
 def _one_has_left(wire, line):
     """What is held back on a line was overtaken by one more."""
     slots = wire.slots
@@ -342,7 +341,7 @@ def _one_has_left(wire, line):
                 wire.words[RELEASE_NS] = 0
 
 
-@inlined
+@always_inlined
 def _held_back(wire, faults, line, number, pointer, length, seq, count, now_ns):
     """Whether a fault says that this copy is to leave later."""
     seed = faults[Fault.SEED]
@@ -364,7 +363,7 @@ def _held_back(wire, faults, line, number, pointer, length, seq, count, now_ns):
     return False
 
 
-@inlined
+@always_inlined
 def _make_noise(wire, seed, line, number):
     """Random bytes; how many."""
     x = _draw(seed, _NOISE, line, number)
@@ -375,7 +374,7 @@ def _make_noise(wire, seed, line, number):
     return n
 
 
-@inlined
+@always_inlined
 def _carry(wire, faults, line, number, pointer, length, seq, count, now_ns):
     """One packet on one line; False when the system has no room for it now."""
     counters = wire.counters
@@ -423,7 +422,6 @@ def _carry(wire, faults, line, number, pointer, length, seq, count, now_ns):
         types.int64,
         types.int64,
     ),
-    _nrt=False,
 )
 def transmit(wire, faults, buffer, packets, first, last, now_ns):
     """Send the datagrams `first` to `last` of `packets` on every line, and what was held back and is due at `now_ns`.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import numpy as np
 
 from tickpath.cli.figures import counted
 from tickpath.cli.fused.chain import Chain
+from tickpath.cli.fused.kernels.ahead import Ahead, decode_ahead
 from tickpath.cli.fused.kernels.replay import replay
 from tickpath.cli.fused.layout import Why
 from tickpath.cli.report import Evidence, find_problems, make_report
@@ -55,6 +57,7 @@ from tickpath.sim.sources.tape import DataFileError, Tape, write_instruments
 _SEND_BYTES: Final = 1 << 22
 _OUT_SPARE: Final = 1024
 _FOREVER: Final = 1 << 62
+_LEAST_BLOCK: Final = 14  # bytes of a datagram for each tick that it can make: see `feed.kernels.decode`
 
 
 class ReplayError(Exception):
@@ -112,6 +115,7 @@ class Replay:
             feed_hist=histogram.empty(1)[0], risk_counters=self.risk_counters,
             controls={"feed": np.zeros(len(Control), np.int64), "risk": control},
         )  # fmt: skip
+        self.ahead = Ahead.create(self.exchange.replay.flat.size // _LEAST_BLOCK)
         self.seconds = 0.0
 
     def _connect(self, orders: Orders) -> None:
@@ -128,8 +132,14 @@ class Replay:
 
     def run(self) -> None:
         """Play the tape to its end, then take back what is open. Raises ReplayError."""
+        decoder = threading.Thread(target=decode_ahead, args=(self.ahead, self.chain.feed, self.exchange.replay))
         began = time.perf_counter()
-        self._play()
+        decoder.start()
+        try:
+            self._play()
+        finally:
+            self.ahead.stop()
+            decoder.join()
         self.seconds = time.perf_counter() - began
         orders = self.chain.orders
         while orders.open_count:
@@ -149,7 +159,7 @@ class Replay:
     def _play(self) -> None:
         chain = self.chain
         while True:
-            why = Why(replay(chain.words, chain.risk.context, chain.orders.ctx, chain.feed, self.exchange.replay))
+            why = Why(replay(chain.words, chain.risk.context, chain.orders.ctx, self.ahead, self.exchange.replay))
             if why is Why.END:
                 return
             if not chain.settle(why, self._now()):

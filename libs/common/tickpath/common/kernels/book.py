@@ -37,7 +37,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from tickpath.common import jit
+from tickpath.common.jit import always_inlined, inlined, kernel
 from tickpath.common.kernels.itch import LENGTHS, be16, be32, be48, be64
 from tickpath.common.records import MAX_PRICE_TICKS, MAX_QTY_LOTS, NO_PRICE_TICKS, Side
 
@@ -59,21 +59,6 @@ def prefetch(_typing, array, index):
         return context.get_dummy_value()
 
     return types.void(array, types.int64), generate
-
-
-def kernel(signature):
-    """`jit.kernel` without reference counts: nothing here makes an array; counting took most of the time."""
-    return jit.kernel(signature, _nrt=False)
-
-
-def inlined(function):
-    """`jit.inlined` without reference counts, and always inlined: a call would push every array of the book."""
-    return jit.inlined(function, _nrt=False, forceinline=True)
-
-
-def called(function):
-    """`jit.inlined` without reference counts, for what is rare and long."""
-    return jit.inlined(function, _nrt=False)
 
 
 #: One slot of the order table, 32 bytes.
@@ -188,8 +173,13 @@ def pool_levels(n_instruments: int, order_capacity: int, level_capacity: int) ->
 
 
 def _table(n: int, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    """Zeros, beginning with a cache line: no element of 32 bytes lies in two."""
-    raw = np.zeros(n * dtype.itemsize + 64, dtype=np.uint8)
+    """Zeros, beginning with a cache line: no element of 32 bytes lies in two.
+
+    Written, so that the system gives all of the memory now and not page by page while messages wait: also where it
+    may not be locked.
+    """
+    raw = np.empty(n * dtype.itemsize + 64, dtype=np.uint8)
+    raw.fill(0)
     skip = -raw.ctypes.data % 64
     return raw[skip : skip + n * dtype.itemsize].view(dtype)
 
@@ -305,7 +295,7 @@ _AHEAD = 6  # messages: far enough for memory to answer, not more than it takes 
 # --- the order table -------------------------------------------------------------------------------------------
 
 
-@inlined
+@always_inlined
 def _home(ref, mask):
     """First slot of the pair where an order belongs."""
     # The exchange counts references up: sixteen neighbours are kept together, in half a kilobyte, and scattered as a
@@ -314,7 +304,13 @@ def _home(ref, mask):
     return ((mixed ^ mixed >> 32) << 4 | ref & 15) & mask & ~1
 
 
-@inlined
+@always_inlined
+def order_home(book, ref):
+    """Where `find_order` begins, for `prefetch`."""
+    return _home(ref, len(book.orders) - 1)
+
+
+@always_inlined
 def find_order(book, ref):
     """Slot of an order; if there is none, -1 - (the empty slot where it would go)."""
     orders = book.orders
@@ -335,7 +331,7 @@ def find_order(book, ref):
     return -1
 
 
-@inlined
+@always_inlined
 def _free_slot(book, slot):
     """Empty a slot. A pair that was full gets back what had to go further on because of that."""
     orders = book.orders
@@ -364,7 +360,7 @@ def _free_slot(book, slot):
 # --- the pool of levels ----------------------------------------------------------------------------------------
 
 
-@inlined
+@always_inlined
 def _class_of(size):
     """Logarithm of the size of a chunk."""
     class_ = _MIN_CLASS
@@ -373,7 +369,7 @@ def _class_of(size):
     return class_
 
 
-@called
+@inlined
 def _move_row(levels, rows, free, stats, row, size):
     """Move a row to a chunk of `size` levels. False when there is none."""
     wanted = _class_of(size)
@@ -410,7 +406,7 @@ def _move_row(levels, rows, free, stats, row, size):
 # --- the price levels ------------------------------------------------------------------------------------------
 
 
-@inlined
+@always_inlined
 def find_level(book, row, price_ticks):
     """Place of a price in the pool; if it is not there, -1 - (where it belongs)."""
     levels = book.levels
@@ -438,7 +434,7 @@ def find_level(book, row, price_ticks):
     return -1 - low
 
 
-@inlined
+@always_inlined
 def _level_add(book, row, price_ticks, lots):
     """One more order at a price. False when there is no room for the price."""
     levels = book.levels
@@ -480,7 +476,7 @@ def _level_add(book, row, price_ticks, lots):
     return True
 
 
-@inlined
+@always_inlined
 def _level_reduce(book, row, price_ticks, lots, orders):
     """Take lots, and `orders` (0 or 1) orders, off a price; a price without orders goes."""
     levels = book.levels
@@ -504,26 +500,26 @@ def _level_reduce(book, row, price_ticks, lots, orders):
         _move_row(levels, rows, book.free, book.stats, row, size >> 1)
 
 
-@inlined
+@always_inlined
 def n_levels(book, row):
     """Prices in a row, 2 * instrument + side - 1."""
     return numba.int64(book.rows[row].depth)
 
 
-@inlined
+@always_inlined
 def level_from_best(book, row, k):
     """Place in ``book.levels`` of level k of a row, the best being 0; k < `n_levels`."""
     return numba.int64(book.rows[row].start) + book.rows[row].depth - 1 - k
 
 
-@inlined
+@always_inlined
 def level_lots(book, row, price_ticks):
     """Displayed lots at a price of a row, 0 if there are none."""
     at = find_level(book, row, price_ticks)
     return book.levels[at].lots if at >= 0 else 0
 
 
-@inlined
+@always_inlined
 def best_ticks(book, instrument, side):
     """Best price of a side, NO_PRICE_TICKS if it is empty."""
     row = book.rows[2 * instrument + side - 1]
@@ -531,7 +527,7 @@ def best_ticks(book, instrument, side):
     return numba.int64(book.levels[row.start + n - 1].price_ticks) if n > 0 else NO_PRICE_TICKS
 
 
-@inlined
+@always_inlined
 def best_lots(book, instrument, side):
     """Displayed lots at the best price of a side, 0 if it is empty."""
     row = book.rows[2 * instrument + side - 1]
@@ -539,7 +535,7 @@ def best_lots(book, instrument, side):
     return book.levels[row.start + n - 1].lots if n > 0 else 0
 
 
-@inlined
+@always_inlined
 def is_crossed(book, instrument):
     """Whether the best bid is not below the best offer (locked counts)."""
     bids = book.rows[2 * instrument]
@@ -553,7 +549,7 @@ def is_crossed(book, instrument):
 # --- operations on orders: for kernels. They fill what they know into book.event and return a Result. ------------
 
 
-@inlined
+@always_inlined
 def _clear_event(book):
     event = book.event
     for i in range(EVENT_SIZE):
@@ -563,7 +559,7 @@ def _clear_event(book):
     event[EV_ORDER_PRICE_TICKS] = NO_PRICE_TICKS
 
 
-@inlined
+@always_inlined
 def insert_order(book, instrument, side, ref, price_ticks, lots):
     """Add an order at the tail of its price level; `instrument` must be one of the book."""
     if side not in (_BUY, _SELL):
@@ -597,7 +593,7 @@ def insert_order(book, instrument, side, ref, price_ticks, lots):
     return _OK
 
 
-@inlined
+@always_inlined
 def _find_live(book, instrument, ref):
     """Slot of a live order, described in the event; else minus the Result. `instrument` -1: whichever it is."""
     slot = find_order(book, ref) if ref > 0 else -1
@@ -616,7 +612,7 @@ def _find_live(book, instrument, ref):
     return slot
 
 
-@inlined
+@always_inlined
 def _take_off(book, instrument, ref, lots, whole):
     """Take `lots` off an order, or, if `whole`, all that it has; at 0 it is gone."""
     slot = _find_live(book, instrument, ref)
@@ -639,19 +635,19 @@ def _take_off(book, instrument, ref, lots, whole):
     return _OK if leaves == 0 else _OVER_REDUCED
 
 
-@inlined
+@always_inlined
 def reduce_order(book, instrument, ref, lots):
     """Take lots off an order (executed or cancelled); at 0 it is gone."""
     return _take_off(book, instrument, ref, lots, False)
 
 
-@inlined
+@always_inlined
 def remove_order(book, instrument, ref):
     """Remove an order."""
     return _take_off(book, instrument, ref, 0, True)
 
 
-@inlined
+@always_inlined
 def replace_order(book, instrument, ref, new_ref, price_ticks, lots):
     """Remove an order and add another one of the same instrument and side, at the tail of its price level."""
     slot = _find_live(book, instrument, ref)
@@ -676,14 +672,14 @@ def replace_order(book, instrument, ref, new_ref, price_ticks, lots):
 _A, _F, _E, _C, _X, _D, _U, _P, _Q, _B, _S, _H, _OP_HALT = (ord(letter) for letter in "AFECXDUPQBSHh")
 
 
-@inlined
+@always_inlined
 def prefetch_message(book, buf, at, length):
     """Ask for what `apply_message` of a later message will need. It changes nothing, whatever the bytes are."""
     if length >= 19:
         prefetch(book.orders, _home(be64(buf, at + 11), len(book.orders) - 1))
 
 
-@inlined
+@always_inlined
 def apply_message(book, buf, at, length):
     """Apply the ITCH message ``buf[at:at + length]``; returns its Result, and says in ``book.event`` what it was.
 
@@ -696,7 +692,7 @@ def apply_message(book, buf, at, length):
     return result
 
 
-@inlined
+@always_inlined
 def _apply(book, buf, at, length):
     _clear_event(book)
     if length <= 0:
@@ -813,7 +809,7 @@ def apply_blocks(book, buf, at, n_messages):
     return at
 
 
-@inlined
+@always_inlined
 def _ours(book, instrument):
     return instrument >= 0 and 2 * instrument < len(book.rows)
 
@@ -821,13 +817,13 @@ def _ours(book, instrument):
 # --- all at once -------------------------------------------------------------------------------------------------
 
 
-@inlined
+@always_inlined
 def is_empty(book, instrument):
     """Whether an instrument has no order."""
     return book.rows[2 * instrument].depth == 0 and book.rows[2 * instrument + 1].depth == 0
 
 
-@inlined
+@always_inlined
 def clear_all(book):
     """Empty all books. What was counted of messages and results stays, and the running number of arrivals."""
     _clear_event(book)
@@ -850,7 +846,7 @@ def clear_all(book):
     stats[ST_MAX_LEVELS_TAKEN] = max(stats[ST_MAX_LEVELS_TAKEN], taken)
 
 
-@inlined
+@always_inlined
 def clear_one(book, instrument):
     """Empty the book of one instrument of the book. Walks the order table until it has seen its orders."""
     _clear_event(book)
@@ -904,7 +900,7 @@ def depth(book, instrument, side, out):
     return n
 
 
-@inlined
+@always_inlined
 def _ahead(book, ref, in_lots):
     slot = find_order(book, ref) if ref > 0 else -1
     if slot < 0:
@@ -943,7 +939,7 @@ def orders_ahead(book, ref):
 # --- the same operations for Python: tests, tools, and the simulated exchange's own orders -----------------------
 
 
-@inlined
+@always_inlined
 def _counted(book, result):
     book.stats[ST_RESULTS + result] += 1
     return result

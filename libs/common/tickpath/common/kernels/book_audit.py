@@ -9,6 +9,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from tickpath.common.jit import kernel
 from tickpath.common.kernels.book import (
     BOOK,
     FREE_FRESH,
@@ -24,7 +25,6 @@ from tickpath.common.kernels.book import (
     Book,
     find_level,
     find_order,
-    kernel,
 )
 
 

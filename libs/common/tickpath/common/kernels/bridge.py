@@ -87,7 +87,7 @@ def milliseconds(ns):
     return max(int64(0), (ns + 999_999) // 1_000_000)
 
 
-@kernel(types.int64(numba.int64[::1]), _nrt=False)
+@kernel(types.int64(numba.int64[::1]))
 def fill(inlet):
     """Frames that continue the stream into the ring; 1 when there is one that Python has to look at."""
     for _ in range(_FRAMES):
@@ -110,7 +110,7 @@ def fill(inlet):
     return int64(0)
 
 
-@kernel(types.int64(*TABLES, int64), _nrt=False)
+@kernel(types.int64(*TABLES, int64))
 def take(items, ins, outs, bridge, timeout_ms):
     """Wait for one of the poll items, and fill the rings; how many items were ready.
 
@@ -137,7 +137,7 @@ def take(items, ins, outs, bridge, timeout_ms):
     return int64(ready)
 
 
-@kernel(types.void(numba.int64[::1], int64), _nrt=False)
+@kernel(types.void(numba.int64[::1], int64))
 def drain(outlet, now_ns):
     """Send what is in the ring, as far as the consumer lets us."""
     while True:
@@ -163,7 +163,7 @@ def drain(outlet, now_ns):
         return  # else the pipe is full, and the next turn tries again
 
 
-@kernel(types.void(*TABLES), _nrt=False)
+@kernel(types.void(*TABLES))
 def ship(items, ins, outs, bridge):
     """Send what the loop has put into the rings."""
     now_ns = monotonic_ns()

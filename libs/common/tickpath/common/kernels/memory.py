@@ -29,7 +29,7 @@ def pointer(typing_context, address):
 def lent(function):
     """Decorator for helpers that return a view over an address.
 
-    Kernels compiled without reference counts (``_nrt=False``) may call them, because they vanish in the caller.
+    Kernels, which count no references, may call them, because they vanish in the caller.
     """
     return jit.inlined(function, _nrt=True, forceinline=True)
 

@@ -17,7 +17,7 @@ _RECORD_BYTES = int(Head.RECORD_BYTES)
 _DATA_AT = DATAGRAM.itemsize - DATAGRAM_BYTES
 
 
-@kernel("void(int64, int64, int64)", _nrt=False)
+@kernel("void(int64, int64, int64)")
 def tap(ring, source, n):
     """Show `n` records from address `source`; `ring`: of a `Tap`, 0: nobody can look."""
     if ring == 0:
@@ -27,7 +27,7 @@ def tap(ring, source, n):
         done += publish(ring, 0, source + done * load_relaxed(ring, _RECORD_BYTES), n - done)
 
 
-@kernel("void(int64, int64, int64, int64, int64)", _nrt=False)
+@kernel("void(int64, int64, int64, int64, int64)")
 def capture_message(ring, source, length, recv_ns, line):
     """Show a message of `length` bytes at address `source`, in as many records as it takes; `ring` as for `tap`."""
     if ring == 0:
@@ -46,7 +46,7 @@ def capture_message(ring, source, length, recv_ns, line):
         part += 1
 
 
-@kernel(numba.void(numba.int64, numba.uint8[:, ::1], numba.int64[::1], *[numba.int64] * 4), _nrt=False)
+@kernel(numba.void(numba.int64, numba.uint8[:, ::1], numba.int64[::1], *[numba.int64] * 4))
 def capture(ring, buffer, lengths, first, end, recv_ns, line):
     """Show datagrams [first, end) of a `DatagramReceiver`'s `buffer` and `lengths`; `ring` as for `tap`.
 

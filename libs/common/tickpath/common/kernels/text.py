@@ -20,7 +20,7 @@ from typing import Final
 
 import numba
 
-from tickpath.common import jit
+from tickpath.common.jit import always_inlined, kernel
 from tickpath.common.records import MAX_PRICE_TICKS, MAX_QTY_LOTS, NO_PRICE_TICKS, TICK, TickFlag
 
 #: Longest line in bytes, without its end.
@@ -57,12 +57,7 @@ _NS_PER_S = 1_000_000_000
 _NS_PER_DAY = 86_400 * _NS_PER_S
 
 
-def _inlined(function):
-    """`jit.inlined` without reference counts, and always inlined: nothing here makes an array."""
-    return jit.inlined(function, _nrt=False, forceinline=True)
-
-
-@_inlined
+@always_inlined
 def _decimal(buf, at, end, decimals):
     """The decimal ``buf[at:end]`` times 10 ** `decimals`; _BAD: none, or too large; _FINER: that is no integer."""
     value = 0
@@ -97,7 +92,7 @@ def _decimal(buf, at, end, decimals):
     return value
 
 
-@_inlined
+@always_inlined
 def _time(buf, at, end):
     """ns after midnight of seconds or a time of day; negative if it is neither, or not before midnight."""
     if end - at < 8 or buf[at + 2] != _COLON or buf[at + 5] != _COLON:
@@ -116,7 +111,7 @@ def _time(buf, at, end):
     return (hours * 60 + minutes) * 60 * _NS_PER_S + seconds
 
 
-@_inlined
+@always_inlined
 def _find(keys, key):
     """Index of a key in ascending `keys`, -1 if it is not there."""
     low = 0
@@ -130,12 +125,12 @@ def _find(keys, key):
     return low if low < len(keys) and keys[low] == key else -1
 
 
-@_inlined
+@always_inlined
 def _is_blank(byte):
     return byte == _BLANK or byte == _TAB  # noqa: PLR1714 - `in` takes long to compile
 
 
-@_inlined
+@always_inlined
 def _line(buf, at, end, keys, key_ids, tick_e8, lot_e8, out, n):
     """Read the line ``buf[at:end]`` into ``out[n]``; its TextCount."""
     key = 0
@@ -207,7 +202,7 @@ def _line(buf, at, end, keys, key_ids, tick_e8, lot_e8, out, n):
     return _TICKS
 
 
-@jit.kernel(
+@kernel(
     numba.int64(
         numba.uint8[::1],
         numba.int64,
@@ -219,7 +214,6 @@ def _line(buf, at, end, keys, key_ids, tick_e8, lot_e8, out, n):
         numba.from_dtype(TICK)[::1],
         numba.int64[::1],
     ),
-    _nrt=False,
 )
 def parse_ticks(buf, at, length, keys, key_ids, tick_e8, lot_e8, out, counters):
     """Parse the datagram ``buf[at:at + length]``, uint8[::1], into `out`, TICK[::1]; returns the number of ticks.

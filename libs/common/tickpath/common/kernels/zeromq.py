@@ -19,12 +19,13 @@ import zmq
 from numba import int64, types
 
 from tickpath.common.jit import inlined, kernel
+from tickpath.common.kernels.atomics import copy_bytes
 from tickpath.common.records import SCHEMA_VERSION
 
 #: struct zmq_pollitem_t of 64-bit Linux.
 POLL_ITEM = np.dtype([("socket", "<i8"), ("fd", "<i4"), ("events", "<i2"), ("revents", "<i2")])
 
-_EINTR, _EAGAIN = 4, 11
+_EINTR, _EAGAIN, _EMSGSIZE = 4, 11, 90
 _DONTWAIT, _SNDMORE = int(zmq.DONTWAIT), int(zmq.SNDMORE)
 
 
@@ -150,18 +151,20 @@ def _put(frame, at, value, n):
     )
 )  # fmt: skip
 def send_records(socket, frame, first, second, head, records, first_seq, now_ns):
-    """Send records (their bytes) as a frame; 0 or -errno.
+    """Send records (their bytes) as a frame; 0 or -errno, -EMSGSIZE when they do not fit `frame`.
 
     `frame` begins with `head` bytes: parts of `first` and of `second` bytes (0: no such part), then the `header` of
     `tickpath.common.frames`, into which numbers and sizes are written; the records are copied behind it. Never
     blocks. Only the first part can be refused; then nothing was sent.
     """
     n = len(records)
+    if head + n > len(frame):
+        return -_EMSGSIZE
     _put(frame, head, n, 4)
     _put(frame, head - 5, now_ns, 8)
     _put(frame, head - 14, first_seq, 8)
-    frame[head : head + n] = records
     at = frame.ctypes.data
+    copy_bytes(at + head, records.ctypes.data, n)
     if _zmq_send(socket, at, first, _DONTWAIT | _SNDMORE) < 0:
         return -_zmq_errno()
     if second > 0 and _zmq_send(socket, at + first, second, _DONTWAIT | _SNDMORE) < 0:

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from tickpath.common import jit
 from tickpath.common.histogram import HIST_SIZE
-from tickpath.common.jit import kernel
+from tickpath.common.jit import always_inlined, kernel
 from tickpath.common.kernels.crc import crc32
 from tickpath.common.kernels.hist import record
 from tickpath.common.kernels.memory import bytes_at, lent, pairs_at, reports_at, rows_at, words_at
@@ -28,37 +27,32 @@ ENTRIES_PER_OPEN = 4
 ENTRIES_RESERVED = 64
 
 
-def inlined(function):
-    """Helper of a kernel, without reference counts: its views are lent, and counting took half of the time."""
-    return jit.inlined(function, _nrt=False, forceinline=True)
-
-
 @lent
 def pool_of(ctx):
     """REPORT[POOL_CAPACITY + 1]."""
     return reports_at(ctx[Reg.POOL], ctx[Reg.POOL_CAPACITY] + 1)
 
 
-@inlined
+@always_inlined
 def count(ctx, counter, n):
     """Add to a counter of the page."""
     words_at(ctx[Reg.COUNTERS], _N_COUNTERS)[counter] += n
 
 
-@inlined
+@always_inlined
 def measure(ctx, hop, value_ns):
     """Record into a histogram of the page."""
     hists = rows_at(ctx[Reg.HISTS], _N_HOPS, HIST_SIZE)
     record(hists[hop], value_ns)
 
 
-@inlined
+@always_inlined
 def _home(cl_ord_id, mask):
     mixed = cl_ord_id * _MIX
     return (mixed ^ (mixed >> 32)) & mask
 
 
-@inlined
+@always_inlined
 def find_id(ctx, cl_ord_id):
     """UserRefNum of an order of today, 0 when it was refused, -1 when the id is new."""
     mask = ctx[Reg.IDS_MASK]
@@ -73,7 +67,7 @@ def find_id(ctx, cl_ord_id):
     return -1
 
 
-@inlined
+@always_inlined
 def remember_id(ctx, cl_ord_id, ref):
     """Enter an id that is not there; nothing when the table is half full (its orders are refused before)."""
     mask = ctx[Reg.IDS_MASK]
@@ -90,13 +84,13 @@ def remember_id(ctx, cl_ord_id, ref):
         at = (at + 1) & mask
 
 
-@inlined
+@always_inlined
 def segment_room(ctx):
     """Entries that still fit the present segment."""
     return ctx[Reg.SEGMENT_FIRST] + ctx[Reg.SEGMENT_ENTRIES] - ctx[Reg.NEXT_SEQ]
 
 
-@inlined
+@always_inlined
 def is_journal_low(ctx):
     """Whether the room that is left has to be kept for the venue's reports about open orders."""
     if ctx[Reg.SPARE_ENTRIES] > 0:
@@ -104,7 +98,7 @@ def is_journal_low(ctx):
     return segment_room(ctx) < ENTRIES_RESERVED + ENTRIES_PER_OPEN * (ctx[Reg.OPEN] + 1)
 
 
-@inlined
+@always_inlined
 def append(ctx, pool, slot):
     """Number, checksum and journal the report in `slot`. The caller has seen that the segment has room."""
     seq = ctx[Reg.NEXT_SEQ]
@@ -116,7 +110,7 @@ def append(ctx, pool, slot):
     count(ctx, Counter.JOURNAL_ENTRIES, 1)
 
 
-@inlined
+@always_inlined
 def take_slot(ctx, ref):
     """Slot for a new order with this UserRefNum; the caller has seen that one is free."""
     free = words_at(ctx[Reg.FREE], ctx[Reg.POOL_CAPACITY])
@@ -128,7 +122,7 @@ def take_slot(ctx, ref):
     return slot
 
 
-@inlined
+@always_inlined
 def release_slot(ctx, slot, ref, final_seq):
     """Give the slot of a finished order back; its final report stays findable in the journal."""
     free = words_at(ctx[Reg.FREE], ctx[Reg.POOL_CAPACITY])
@@ -139,7 +133,7 @@ def release_slot(ctx, slot, ref, final_seq):
     words_at(ctx[Reg.REFS], ctx[Reg.REFS_CAPACITY])[ref] = -final_seq
 
 
-@inlined
+@always_inlined
 def count_event(ctx, event, state):
     """Counters that follow from what was journaled."""
     if event == ExecEvent.ACKNOWLEDGED:
@@ -159,7 +153,7 @@ def count_event(ctx, event, state):
         count(ctx, Counter.RECONCILED, 1)
 
 
-@inlined
+@always_inlined
 def apply(ctx, pool, slot, event, lots, ticks, reason, venue_order, match, venue_seq, now_ns):
     """One event of the order in `slot`: transition, journal entry, release when it is over.
 

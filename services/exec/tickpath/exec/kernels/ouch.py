@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numba import from_dtype, int64, types
 
-from tickpath.common.jit import kernel
+from tickpath.common.jit import always_inlined, kernel
 from tickpath.common.kernels.memory import bytes_at, pairs_at, words_at
 from tickpath.common.records import (
     FIRST_TERMINAL_STATE,
@@ -28,7 +28,6 @@ from tickpath.exec.kernels.orders import (
     apply,
     count,
     find_id,
-    inlined,
     is_journal_low,
     measure,
     pool_of,
@@ -79,13 +78,13 @@ _END_OF_DAY = ord("E")
 _BUY, _SELL, _DAY = ord("B"), ord("S"), ord("0")
 
 
-@inlined
+@always_inlined
 def _put4(buffer, at, value):
     for i in range(4):
         buffer[at + i] = (value >> (24 - 8 * i)) & 0xFF
 
 
-@inlined
+@always_inlined
 def _get(buffer, at, size):
     """Unsigned big-endian number; one of 8 bytes above 2**63 - 1 comes out negative."""
     value = np.int64(0)
@@ -94,12 +93,12 @@ def _get(buffer, at, size):
     return value
 
 
-@inlined
+@always_inlined
 def _send_room(ctx):
     return ctx[Reg.SEND_SIZE] - ctx[Reg.SEND_TAIL]
 
 
-@inlined
+@always_inlined
 def _put_cancel(ctx, ref):
     """Cancel Order of all that is open, if it fits; the sweep for unanswered cancels repeats it if not."""
     if ctx[Reg.CONNECTED] == 0 or _send_room(ctx) < CANCEL_BYTES:
@@ -115,7 +114,7 @@ def _put_cancel(ctx, ref):
     ctx[Reg.SEND_TAIL] = at + CANCEL_BYTES
 
 
-@inlined
+@always_inlined
 def _cancel(ctx, pool, slot, now_ns):
     """Journal the wish to cancel, then put the request into the send buffer."""
     if apply(ctx, pool, slot, ExecEvent.CANCEL_SENT, 0, 0, 0, 0, 0, 0, now_ns):
@@ -124,7 +123,7 @@ def _cancel(ctx, pool, slot, now_ns):
         _put_cancel(ctx, np.int64(pool[slot].user_ref))
 
 
-@inlined
+@always_inlined
 def _refusal(ctx, order, price4, shares):
     """Why a new order may not be sent now, 0: it may."""
     if ctx[Reg.REFUSE] != 0:
@@ -143,7 +142,7 @@ def _refusal(ctx, order, price4, shares):
     return np.int64(0)
 
 
-@inlined
+@always_inlined
 def _fill_in(pool, slot, order, ref, now_ns):
     """First report of an order."""
     report = pool[slot]
@@ -177,7 +176,7 @@ def _fill_in(pool, slot, order, ref, now_ns):
     report.pad = 0
 
 
-@inlined
+@always_inlined
 def _put_order(ctx, order, ref, price4, shares):
     """Enter Order: the instrument's template, patched."""
     template = bytes_at(ctx[Reg.TEMPLATES] + order.instrument * TEMPLATE_BYTES, TEMPLATE_BYTES)
@@ -195,7 +194,7 @@ def _put_order(ctx, order, ref, price4, shares):
     ctx[Reg.SEND_TAIL] = at + ENTER_BYTES
 
 
-@inlined
+@always_inlined
 def _new(ctx, pool, order, now_ns):
     price4 = np.int64(0)
     shares = np.int64(0)
@@ -233,7 +232,7 @@ def _new(ctx, pool, order, now_ns):
     measure(ctx, Hop.RECV_TO_SEND, now_ns - order.recv_ns)
 
 
-@inlined
+@always_inlined
 def _take_back(ctx, pool, order, now_ns):
     ref = find_id(ctx, order.cl_ord_id)
     if ref < 0:
@@ -248,7 +247,7 @@ def _take_back(ctx, pool, order, now_ns):
         _cancel(ctx, pool, slot, now_ns)
 
 
-@kernel(int64(int64[::1], _ORDERS, int64), _nrt=False)
+@kernel(int64(int64[::1], _ORDERS, int64))
 def accept(ctx, orders, now_ns):
     """Journal and encode ORDER[n]: new orders and cancels, at `now_ns`.
 
@@ -274,7 +273,7 @@ def accept(ctx, orders, now_ns):
     return len(orders)
 
 
-@inlined
+@always_inlined
 def _ticks(ctx, instrument, price4):
     per_tick = pairs_at(ctx[Reg.FACTORS], ctx[Reg.INSTRUMENTS])[instrument, 0]
     if price4 % per_tick:
@@ -282,7 +281,7 @@ def _ticks(ctx, instrument, price4):
     return price4 // per_tick
 
 
-@inlined
+@always_inlined
 def _lots(ctx, instrument, shares):
     per_lot = pairs_at(ctx[Reg.FACTORS], ctx[Reg.INSTRUMENTS])[instrument, 1]
     if shares % per_lot:
@@ -290,7 +289,7 @@ def _lots(ctx, instrument, shares):
     return shares // per_lot
 
 
-@inlined
+@always_inlined
 def _shortest(kind):
     """Least size of the messages that name one of our orders and change it, 0 for all others."""
     if kind == _A:
@@ -310,7 +309,7 @@ def _shortest(kind):
     return 0
 
 
-@inlined
+@always_inlined
 def _of_session(ctx, received, at, size):
     """A message that names none of our orders. Returns the Stop it asks for, MORE for none."""
     kind = received[at]
@@ -336,7 +335,7 @@ def _of_session(ctx, received, at, size):
     return np.int64(Stop.MORE)
 
 
-@inlined
+@always_inlined
 def _of_order(ctx, pool, slot, received, at, now_ns):
     """A message about the order in `slot`; the caller has checked the size and that the segment has room."""
     kind = received[at]
@@ -436,7 +435,7 @@ def decode(ctx, start, end, now_ns):
     return at
 
 
-@inlined
+@always_inlined
 def _reconcile(ctx, pool, slot, next_ref, now_ns):
     """What the venue's next free UserRefNum says about an order in doubt, all its messages having been read."""
     if pool[slot].state != OrderState.UNKNOWN:

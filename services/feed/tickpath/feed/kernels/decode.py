@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from tickpath.common.histogram import HIST_SIZE
 from tickpath.common.instruments import InstrumentTable
-from tickpath.common.jit import kernel
+from tickpath.common.jit import always_inlined, kernel
 from tickpath.common.kernels.book import (
     BOOK,
     EV_BBO_CHANGED,
@@ -35,10 +35,10 @@ from tickpath.common.kernels.book import (
     apply_message,
     best_lots,
     best_ticks,
-    inlined,
     is_crossed,
+    order_home,
+    prefetch,
 )
-from tickpath.common.kernels.book import inlined as always_inlined
 from tickpath.common.kernels.hist import record
 from tickpath.common.kernels.itch import be16, be32, be64, check_packet
 from tickpath.common.records import NO_PRICE_TICKS, TICK, Side, TickFlag
@@ -95,6 +95,8 @@ _CLOSING = (ord("E"), ord("C"))
 # Columns of the window's rows.
 _SEQ, _NEXT, _AT, _RECV, _LINE = range(5)
 _RECENT: Final = 4096  # packets whose first arrival is remembered
+_LONGEST_TO_REF: Final = 2 + 19  # of a block, to where the reference of an order ends
+_MOST_AHEAD: Final = 64  # messages of a packet that are looked at ahead: more would push each other out
 _MIN_BLOCK: Final = 2 + 12  # the shortest message that can make a tick is longer
 
 
@@ -227,14 +229,14 @@ def make_state(
     )
 
 
-@inlined
+@always_inlined
 def _find(state, key):
     """Instrument of a symbol, 8 bytes as a number; _NOT_OURS if it is none of ours."""
     low = np.searchsorted(state.keys, key)
     return state.key_ids[low] if low < len(state.keys) and state.keys[low] == key else _NOT_OURS
 
 
-@inlined
+@always_inlined
 def learn(state, buf, at, length):
     """Look the symbol of a locate up when its directory entry or its first order is seen."""
     kind = buf[at]
@@ -249,7 +251,7 @@ def learn(state, buf, at, length):
         state.halted[instrument] |= _NOT_OPENED
 
 
-@inlined
+@always_inlined
 def follow_halt(state, event):
     """Trading action (H) and operational halt (h); a resume clears what the same kind of message had set.
 
@@ -263,7 +265,7 @@ def follow_halt(state, event):
     return (state.halted[instrument] != 0) != (state.marks[instrument].flags & _HALTED != 0)
 
 
-@inlined
+@always_inlined
 def _follow_breaker(channel, buf, at, length):
     """Levels of the market-wide circuit breaker (V), and which was breached (W). They concern no instrument."""
     if buf[at] == _MWCB_LEVELS and length >= 35:
@@ -273,7 +275,7 @@ def _follow_breaker(channel, buf, at, length):
         channel[Channel.MWCB_BREACHED] = numba.int64(buf[at + 11]) - 48
 
 
-@inlined
+@always_inlined
 def _note_ipo(state, instrument, buf, at):
     """IPO quoting period (K). Its locate may be 0: the symbol says which instrument it is."""
     if instrument >= 0:
@@ -281,7 +283,7 @@ def _note_ipo(state, instrument, buf, at):
         state.details[instrument, Detail.IPO_PRICE_TICKS] = be32(buf, at + 24)
 
 
-@kernel(numba.int64(STATE, numba.uint8[::1], numba.int64, numba.int64), _nrt=False)
+@kernel(numba.int64(STATE, numba.uint8[::1], numba.int64, numba.int64))
 def note(state, buf, at, kind):
     """Keep what the message at `at` says beyond orders and prints; 1 when it starts or ends a halt.
 
@@ -327,7 +329,7 @@ def note(state, buf, at, kind):
     return 0
 
 
-@inlined
+@always_inlined
 def _doubts(state, instrument):
     """The flags of a tick that say why not to trade on it."""
     flags = 0
@@ -341,7 +343,7 @@ def _doubts(state, instrument):
     return flags
 
 
-@inlined
+@always_inlined
 def _question(state, result):
     """Mark the instrument of a message that contradicted its book, and clear one whose book is empty; 1: changed.
 
@@ -361,7 +363,7 @@ def _question(state, result):
     return state.suspect[instrument] != before
 
 
-@inlined
+@always_inlined
 def _tick(state, seq, recv_ns, out, n, changed):
     """Append the tick of the message just applied, if it is one."""
     event = state.book.event
@@ -396,13 +398,13 @@ def _tick(state, seq, recv_ns, out, n, changed):
     return n + 1
 
 
-@inlined
+@always_inlined
 def _is_wild(channel, seq):
     """A number that no stream of a day reaches from here: one damaged packet must not make all others look old."""
     return seq < 1 or (channel[_EXPECTED] > 0 and seq - channel[_EXPECTED] > _MAX_JUMP)
 
 
-@inlined
+@always_inlined
 def _begin(state, low, high, seq):
     """The first packet of a session. What came before it can be had again, or is lost."""
     channel, counters = state.channel, state.counters
@@ -416,7 +418,7 @@ def _begin(state, low, high, seq):
         counters[_C_LOST] += seq - 1
 
 
-@inlined
+@always_inlined
 def _follow_line(state, line, seq, after, recv_ns):
     """What the line itself lost."""
     mine = state.lines[line]
@@ -428,7 +430,7 @@ def _follow_line(state, line, seq, after, recv_ns):
         mine[_L_NEXT] = max(mine[_L_NEXT], after)
 
 
-@inlined
+@always_inlined
 def _second(state, line, seq, count, recv_ns):
     """Messages that are there already."""
     state.counters[_C_DUPLICATE] += count
@@ -438,7 +440,7 @@ def _second(state, line, seq, count, recv_ns):
         record(state.behind[line], recv_ns - first[1])
 
 
-@inlined
+@always_inlined
 def _hold(state, flat, at, length, seq, count, recv_ns, line):
     """Keep a packet that came too early, unless it is here already; without room it will be asked for again."""
     channel, window = state.channel, state.window
@@ -472,13 +474,13 @@ def _hold(state, flat, at, length, seq, count, recv_ns, line):
     _remember(state, seq, recv_ns)
 
 
-@inlined
+@always_inlined
 def _remember(state, seq, recv_ns):
     state.recent[seq & (_RECENT - 1), 0] = seq
     state.recent[seq & (_RECENT - 1), 1] = recv_ns
 
 
-@inlined
+@always_inlined
 def _release(state):
     """Take the first packet out of the window; its row."""
     channel, window = state.channel, state.window
@@ -490,7 +492,7 @@ def _release(state):
     return row
 
 
-@inlined
+@always_inlined
 def _see_gap(state, seq, recv_ns):
     """Something before `seq` is missing."""
     channel = state.channel
@@ -500,7 +502,7 @@ def _see_gap(state, seq, recv_ns):
         state.counters[_C_GAPS] += 1
 
 
-@inlined
+@always_inlined
 def _is_next(state, flat, at, length, recv_ns, line):
     """Whether the packet at `at` has the message wanted next. If not, it is dealt with: old, early, or no packet."""
     counters, channel = state.counters, state.channel
@@ -541,6 +543,21 @@ def _is_next(state, flat, at, length, recv_ns, line):
     return False
 
 
+@always_inlined
+def _look_ahead(state, flat, at, length):
+    """Ask for the orders that the messages of a packet name, while there is something else to do.
+
+    The packet was not checked yet, and nothing depends on what is found here.
+    """
+    end = at + length - _LONGEST_TO_REF
+    cursor = at + _HEADER
+    for _ in range(_MOST_AHEAD):
+        if cursor > end:
+            break
+        prefetch(state.book.orders, order_home(state.book, be64(flat, cursor + 13)))
+        cursor += 2 + be16(flat, cursor)
+
+
 @kernel(
     numba.int64(
         STATE,
@@ -552,7 +569,6 @@ def _is_next(state, flat, at, length, recv_ns, line):
         numba.int64,
         numba.from_dtype(TICK)[::1],
     ),
-    _nrt=False,
 )
 def _decode_text(state, buffer, lengths, first, end, recv_ns, line, out):
     return decode_lines(state, buffer, lengths, first, end, recv_ns, line, out)
@@ -569,6 +585,8 @@ def decode_packets(state, buffer, lengths, first, end, recv_ns, line, out):
     room = len(window.slots) // len(window.order) // _MIN_BLOCK  # most ticks of a packet that waited
     n = 0
     i = first
+    if i < end:
+        _look_ahead(state, flat, i * slot, lengths[i])
     while True:
         if (
             channel[_HELD] != 0
@@ -589,6 +607,8 @@ def decode_packets(state, buffer, lengths, first, end, recv_ns, line, out):
             at = i * slot
             length = lengths[i]
             i += 1
+            if i < end:
+                _look_ahead(state, flat, i * slot, lengths[i])
             if not _is_next(state, flat, at, length, recv_ns, line):
                 continue
             source = flat
@@ -651,7 +671,6 @@ _TICKS = numba.from_dtype(TICK)[::1]
         numba.int64,
         _TICKS,
     ),
-    _nrt=False,
 )
 def decode(state, buffer, lengths, first, end, recv_ns, line, out):
     """Take the MoldUDP64 packets `first` to `end` - 1, and those that waited for them; returns the ticks in `out`.
@@ -664,7 +683,7 @@ def decode(state, buffer, lengths, first, end, recv_ns, line, out):
     return decode_packets(state, buffer, lengths, first, end, recv_ns, line, out)
 
 
-@kernel(numba.int64(STATE, numba.int64, numba.int64, _TICKS), _nrt=False)
+@kernel(numba.int64(STATE, numba.int64, numba.int64, _TICKS))
 def announce(state, first, now_ns, out):
     """Ticks of the instruments from `first` on as they are now, as many as `out` has room for; returns how many.
 
@@ -700,7 +719,7 @@ def announce(state, first, now_ns, out):
     return n
 
 
-@kernel(numba.int64(STATE, numba.int64), _nrt=False)
+@kernel(numba.int64(STATE, numba.int64))
 def give_up(state, now_ns):
     """Go on behind the present gap, without what is missing; returns the number of messages lost."""
     channel, window = state.channel, state.window

@@ -20,7 +20,7 @@ _END_OF_SNAPSHOT: Final = ord("G")
 MALFORMED: Final = -1
 
 
-@kernel(numba.int64(STATE, numba.uint8[::1], numba.int64), _nrt=False)
+@kernel(numba.int64(STATE, numba.uint8[::1], numba.int64))
 def load(state, data, size):
     """Apply the whole packets in the first `size` bytes of `data`; returns how many bytes they have, or MALFORMED.
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections import namedtuple
 
+from tickpath.common.jit import always_inlined
 from tickpath.common.pages import Control
 from tickpath.common.records import (
     MAX_PRICE_TICKS,
@@ -31,7 +32,7 @@ from tickpath.common.records import (
     TickFlag,
     Tif,
 )
-from tickpath.risk.kernels.orders import find, free_place, inlined
+from tickpath.risk.kernels.orders import find, free_place
 from tickpath.risk.limits import (
     ACCOUNT_ROW,
     FIRST_SYMBOL_ROW,
@@ -95,7 +96,7 @@ _CAUSE_BITS = 40
 _BPS = 10_000
 
 
-@inlined
+@always_inlined
 def pack_id(strategy, shard, cause_seq, k):
     """Client order id (`tickpath.common.records.pack_cl_ord_id`), -1 when a part is out of range."""
     if not (0 < strategy < N_STRATEGIES and 0 <= shard < N_SHARDS and 0 <= k < 256):
@@ -105,7 +106,7 @@ def pack_id(strategy, shard, cause_seq, k):
     return (strategy << 56) | (shard << 48) | (cause_seq << 8) | k
 
 
-@inlined
+@always_inlined
 def fingerprint(action, instrument, side, tif, price, qty):
     """Number that differs when orders with the same id differ."""
     mixed = price * 0x1E3779B97F4A7C15 + qty * 0x42B2AE3D27D4EB4F
@@ -113,7 +114,7 @@ def fingerprint(action, instrument, side, tif, price, qty):
     return mixed + (instrument << 16) + (side << 8) + (tif << 4) + action
 
 
-@inlined
+@always_inlined
 def ring_of(row):
     """Where the ring of a row begins."""
     if row < FIRST_SYMBOL_ROW:
@@ -121,13 +122,13 @@ def ring_of(row):
     return FIRST_SYMBOL_ROW * WIDE_RING + (row - FIRST_SYMBOL_ROW) * SYMBOL_RING
 
 
-@inlined
+@always_inlined
 def ring_mask(row):
     """Size of the ring of a row, less 1."""
     return WIDE_RING - 1 if row < FIRST_SYMBOL_ROW else SYMBOL_RING - 1
 
 
-@inlined
+@always_inlined
 def state_of_symbol(c):
     """Trading state of the instrument, with alarms that Redis has not taken over yet."""
     state = c.limits[c.row].state
@@ -136,7 +137,7 @@ def state_of_symbol(c):
     return state
 
 
-@inlined
+@always_inlined
 def bounds(c):
     """Form; and quantity and price within +-(2^31 - 1), before anything is multiplied."""
     if c.cl_ord_id < 0 or c.action != NEW:
@@ -150,7 +151,7 @@ def bounds(c):
     return 0
 
 
-@inlined
+@always_inlined
 def kill_switch(c):
     """HALTED in any scope of the order, or the control lease expired by our own clock, or paused or draining."""
     if c.core[REFUSE_NEW] != 0 or not c.now_ns <= c.control[LEASE_UNTIL_NS]:
@@ -166,7 +167,7 @@ def kill_switch(c):
     return 0
 
 
-@inlined
+@always_inlined
 def reduce_only(c):
     """REDUCING in any scope: a sell may not exceed the long position less the open sells; a buy mirrors."""
     state = max(c.limits[GLOBAL_ROW].state, c.limits[ACCOUNT_ROW].state)
@@ -185,13 +186,13 @@ def reduce_only(c):
     return 0 if c.qty <= room else Reason.REDUCE_ONLY.value
 
 
-@inlined
+@always_inlined
 def identity(c):
     """The instrument is in the table."""
     return 0 if c.known else Reason.UNKNOWN_SYMBOL.value
 
 
-@inlined
+@always_inlined
 def idempotency(c):
     """Only an id above the watermark of its (strategy, shard) is new; the same id may not say something else."""
     entry = find(c.orders, c.index, c.cl_ord_id)
@@ -213,13 +214,13 @@ def idempotency(c):
     return Reason.ALREADY_DECIDED.value
 
 
-@inlined
+@always_inlined
 def session(c):
     """The venue trades the instrument."""
     return Reason.HALTED_INSTRUMENT.value if c.live[c.row].mark_flags & TICK_HALTED else 0
 
 
-@inlined
+@always_inlined
 def sanity(c):
     """Quantity from 1 on and in steps, price above 0 and on tick."""
     limit = c.limits[c.row]
@@ -234,13 +235,13 @@ def sanity(c):
     return 0
 
 
-@inlined
+@always_inlined
 def in_book(price):
     """A side of the book holds a usable price."""
     return 0 < price <= MAX_PRICE_TICKS
 
 
-@inlined
+@always_inlined
 def market_data(c):
     """Causing tick seen, not from the future, of a sound book, and not older than allowed (age == limit passes)."""
     if c.recv_ns <= 0 or c.live[c.row].mark_recv_ns <= 0:
@@ -256,13 +257,13 @@ def market_data(c):
     return 0
 
 
-@inlined
+@always_inlined
 def max_order_qty(c):
     """Lots of one order."""
     return 0 if c.qty <= c.limits[c.row].max_order_qty_lots else Reason.MAX_ORDER_QTY.value
 
 
-@inlined
+@always_inlined
 def max_order_notional(c):
     """Money of one order: a buy at its limit, a sell at the better of its limit and the best bid.
 
@@ -281,7 +282,7 @@ def max_order_notional(c):
     return 0
 
 
-@inlined
+@always_inlined
 def price_collar(c):
     """Distance from the mid of the causing tick, in basis points of it, on the aggressive and on the passive side.
 
@@ -308,7 +309,7 @@ def price_collar(c):
     return 0
 
 
-@inlined
+@always_inlined
 def open_orders(c):
     """Orders that are not terminal, in every scope, and room in the table."""
     if c.core[FREE] == 0 or free_place(c.index, c.cl_ord_id) < 0:
@@ -319,7 +320,7 @@ def open_orders(c):
     return 0
 
 
-@inlined
+@always_inlined
 def position(c):
     """Position if every open order of the side fills. Sides are not netted: both could fill."""
     if c.core[READY] != 1 or c.core[OVERFLOW] != 0:
@@ -333,7 +334,7 @@ def position(c):
     return 0 if within else Reason.POSITION_LIMIT.value
 
 
-@inlined
+@always_inlined
 def order_rate(c):
     """Exact sliding log: the N-th last approval is at least a window old (a send exactly a window ago has left)."""
     for row in (GLOBAL_ROW, ACCOUNT_ROW, c.strategy, c.row):
@@ -378,7 +379,7 @@ def unrolled(controls):
         return first
     others = unrolled(controls[1:])
 
-    @inlined
+    @always_inlined
     def run(c):
         reason = first(c)
         if reason != 0:

@@ -7,7 +7,7 @@ within it counts as a full table.
 
 from __future__ import annotations
 
-from tickpath.common import jit
+from tickpath.common.jit import always_inlined
 from tickpath.common.records import Side
 from tickpath.risk.limits import ACCOUNT_ROW, FIRST_SYMBOL_ROW, GLOBAL_ROW
 from tickpath.risk.state import MAX_PROBES, Core
@@ -19,18 +19,13 @@ N_ORDERS = int(Core.N_ORDERS)
 BUY = int(Side.BUY)
 
 
-def inlined(function):
-    """Helper of a kernel, without reference counts: nothing here makes an array; counting took most of the time."""
-    return jit.inlined(function, _nrt=False, forceinline=True)
-
-
-@inlined
+@always_inlined
 def home_of(index, cl_ord_id):
     """First place of an id in the index."""
     return ((cl_ord_id * _MIX) >> 20) & (len(index) - 1)
 
 
-@inlined
+@always_inlined
 def find(orders, index, cl_ord_id):
     """Entry of an open order, -1 if there is none."""
     place = home_of(index, cl_ord_id)
@@ -44,7 +39,7 @@ def find(orders, index, cl_ord_id):
     return -1
 
 
-@inlined
+@always_inlined
 def free_place(index, cl_ord_id):
     """Where in the index a new id goes, -1 if there is no place within MAX_PROBES."""
     place = home_of(index, cl_ord_id)
@@ -55,7 +50,7 @@ def free_place(index, cl_ord_id):
     return -1
 
 
-@inlined
+@always_inlined
 def insert(live, orders, index, core, cl_ord_id, instrument, strategy, side, leaves):
     """Reserve an entry and its exposure; the caller fills the rest. Returns the entry, -1 when the table is full."""
     place = free_place(index, cl_ord_id)
@@ -85,7 +80,7 @@ def insert(live, orders, index, core, cl_ord_id, instrument, strategy, side, lea
     return entry
 
 
-@inlined
+@always_inlined
 def reserve(live, row, side, lots):
     """Add to (or, negative, take from) the open lots of a side."""
     if side == BUY:
@@ -94,7 +89,7 @@ def reserve(live, row, side, lots):
         live[row].open_sell_lots += lots
 
 
-@inlined
+@always_inlined
 def count_open(live, row, strategy, change):
     """Add to the number of open orders in all scopes of an order."""
     live[GLOBAL_ROW].open_orders += change
@@ -103,7 +98,7 @@ def count_open(live, row, strategy, change):
     live[row].open_orders += change
 
 
-@inlined
+@always_inlined
 def remove(live, orders, index, core, entry):
     """Release what is left of an order, and its entry."""
     order = orders[entry]
@@ -140,7 +135,7 @@ def remove(live, orders, index, core, entry):
     core[N_ORDERS] -= 1
 
 
-@inlined
+@always_inlined
 def forget(orders, index, entry):
     """Take an entry out of the index and close the hole behind it."""
     mask = len(index) - 1

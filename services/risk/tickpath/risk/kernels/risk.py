@@ -10,7 +10,7 @@ from numba import from_dtype, int64, types
 from numba.np.numpy_support import carray
 
 from tickpath.common.histogram import HIST_SIZE
-from tickpath.common.jit import kernel
+from tickpath.common.jit import always_inlined, kernel
 from tickpath.common.kernels.hist import record
 from tickpath.common.kernels.memory import lent, orders_at, pairs_at, pointer, rows_at, words_at
 from tickpath.common.pages import Control
@@ -40,7 +40,7 @@ from tickpath.risk.kernels.controls import (
     ring_of,
     unrolled,
 )
-from tickpath.risk.kernels.orders import find, inlined, insert, remove, reserve
+from tickpath.risk.kernels.orders import find, insert, remove, reserve
 from tickpath.risk.limits import ACCOUNT_ROW, FIRST_SYMBOL_ROW, GLOBAL_ROW, LIMIT, N_STRATEGIES
 from tickpath.risk.reasons import Reason
 from tickpath.risk.state import CORE_REASONS, CORE_SIZE, LIVE, OPEN_ORDER, REJECT, At, Core
@@ -155,7 +155,7 @@ TICKS_REFUSED = int(Core.TICKS_REFUSED)
 _check_all = unrolled(CONTROLS)
 
 
-@inlined
+@always_inlined
 def _remember_send(live, rings, row, stamp_ns):
     """Put an approval into the ring of a row."""
     sent = live[row].sent
@@ -163,7 +163,7 @@ def _remember_send(live, rings, row, stamp_ns):
     live[row].sent = sent + 1
 
 
-@inlined
+@always_inlined
 def _remember_sends(live, rings, strategy, row, stamp_ns):
     _remember_send(live, rings, GLOBAL_ROW, stamp_ns)
     _remember_send(live, rings, ACCOUNT_ROW, stamp_ns)
@@ -171,7 +171,7 @@ def _remember_sends(live, rings, strategy, row, stamp_ns):
     _remember_send(live, rings, row, stamp_ns)
 
 
-@inlined
+@always_inlined
 def _write_cancel(order, cause_seq, exch_ns, recv_ns, decoded_ns, signalled_ns, now_ns, out):
     """Fill an ORDER record that takes `order` back; the stamps are those of what caused the cancel."""
     out.cl_ord_id = order.cl_ord_id
@@ -193,7 +193,7 @@ def _write_cancel(order, cause_seq, exch_ns, recv_ns, decoded_ns, signalled_ns, 
     out.pad = 0
 
 
-@inlined
+@always_inlined
 def _write_reject(rejects, live, core, c, signal, reason):
     number = core[REJECTED]
     row = rejects[number & (len(rejects) - 1)]
@@ -222,7 +222,7 @@ def _write_reject(rejects, live, core, c, signal, reason):
     core[REJECTED] = number + 1
 
 
-@kernel(types.UniTuple(int64, 2)(_CONTEXT, _received(SIGNAL), int64), _nrt=False)
+@kernel(types.UniTuple(int64, 2)(_CONTEXT, _received(SIGNAL), int64))
 def evaluate(ctx, signals, now_ns):
     """Decide `signals` in order; approved orders and cancels go to ``out``, refusals to the ring ``rejects``.
 
@@ -331,7 +331,7 @@ def evaluate(ctx, signals, now_ns):
     return len(signals), written
 
 
-@inlined
+@always_inlined
 def _worse(order, report):
     """A fill at a price that the limit of its order does not allow."""
     if order.side == BUY:
@@ -339,7 +339,7 @@ def _worse(order, report):
     return report.last_ticks < order.price_ticks
 
 
-@kernel(int64(_CONTEXT, _received(REPORT), int64), _nrt=False)
+@kernel(int64(_CONTEXT, _received(REPORT), int64))
 def apply_reports(ctx, reports, now_ns):
     """Follow execution reports: exposure is released only by fills and on terminal evidence.
 
@@ -432,7 +432,7 @@ def apply_reports(ctx, reports, now_ns):
     return len(reports)
 
 
-@kernel(int64(_CONTEXT, _received(TICK)), _nrt=False)
+@kernel(int64(_CONTEXT, _received(TICK)))
 def apply_ticks(ctx, ticks):
     """Keep the marks: best bid and offer, last print, when, and whether the venue or the feed disowns the book."""
     live, core = _live(ctx), _core(ctx)
@@ -455,7 +455,7 @@ def apply_ticks(ctx, ticks):
     return len(ticks)
 
 
-@kernel(int64(_CONTEXT, int64, int64), _nrt=False)
+@kernel(int64(_CONTEXT, int64, int64))
 def cancel_halted(ctx, now_ns, all_orders):
     """Cancels for every open order of a HALTED scope (of all scopes if `all_orders`), oldest first per instrument.
 

@@ -106,23 +106,9 @@ _STATE_NONE = int(OrderState.NONE)
 _PENDING_CANCEL = int(OrderState.PENDING_CANCEL)
 
 
-def lean(function):
-    """Decorator for helpers that only kernels call: as `inlined`, but without reference counts.
-
-    Slicing a table then costs a pointer instead of two atomic counts (ten times as much per tick, measured); in
-    exchange the compiler refuses to allocate, which suits a hot path.
-    """
-    return jit.inlined(function, _nrt=False)
-
-
-def part(signature):
-    """Decorator: `lean`, typed and cached once here, so that building a user's kernel need not type it again."""
-    return kernel(signature, _nrt=False)
-
-
 def spliced(function):
-    """Decorator for helpers that return views: their statements are copied into the caller, as `lean` needs it."""
-    return jit.inlined(function, inline="always", _nrt=False)
+    """Decorator for helpers that return views: their statements are copied into the caller, which counts nothing."""
+    return jit.inlined(function, inline="always")
 
 
 @spliced
@@ -148,7 +134,7 @@ def open_tables(memory):
     return words, strategy_rows, instruments, counts, points, own, orders, intents
 
 
-@part(types.boolean(_WORDS, COUNTERS_TYPE, HIST_TYPE, _WORDS, _POINTS, _TICK, _i8))
+@kernel(types.boolean(_WORDS, COUNTERS_TYPE, HIST_TYPE, _WORDS, _POINTS, _TICK, _i8))
 def admit(words, counters, hist, counts, points, tick, now_ns):
     """Append a tick to its time series. False if there is none, or nothing has happened in the market."""
     i = tick.instrument
@@ -186,7 +172,7 @@ def series_of(words, counts, points, i):
     return points[end - min(counts[i], capacity) : end]
 
 
-@part(types.void(_OWN, _ORDERS, _i8))
+@kernel(types.void(_OWN, _ORDERS, _i8))
 def tally(mine, orders, first):
     """Recompute the sums over the open orders, slots `first`.. of `orders`."""
     mine.open_buy_lots = 0
@@ -214,7 +200,7 @@ def tally(mine, orders, first):
                 mine.sell_ticks = order.price_ticks
 
 
-@part(types.void(_WORDS, COUNTERS_TYPE, _OWN, _ORDERS, _i8))
+@kernel(types.void(_WORDS, COUNTERS_TYPE, _OWN, _ORDERS, _i8))
 def forget_refused(words, counters, mine, orders, row_instrument):
     """Before the strategy runs, if orders of it are in flight: forget those that risk refused."""
     first = row_instrument * MAX_OPEN_ORDERS
@@ -231,7 +217,7 @@ def forget_refused(words, counters, mine, orders, row_instrument):
         tally(mine, orders, first)
 
 
-@part(types.boolean(_WORDS, _ORDERS, _i8, _i8))
+@kernel(types.boolean(_WORDS, _ORDERS, _i8, _i8))
 def take_back(words, orders, first, side):
     """Mark the open orders of `side` (0: both) as being cancelled by the next signal. True if there are any."""
     found = False
@@ -246,7 +232,7 @@ def take_back(words, orders, first, side):
     return found
 
 
-@part(_i8(_WORDS, COUNTERS_TYPE, HIST_TYPE, _TICK, _OWN, _ORDERS, _i8, _INTENTS, SIGNALS_TYPE, _i8, _i8, _i8, _i8))
+@kernel(_i8(_WORDS, COUNTERS_TYPE, HIST_TYPE, _TICK, _OWN, _ORDERS, _i8, _INTENTS, SIGNALS_TYPE, _i8, _i8, _i8, _i8))
 def settle(words, counters, hist, tick, mine, orders, row_instrument, intents, out, n_out, strategy, shard, now_ns):
     """If the strategy asked for something: turn its intents into signals, with all that is not its business.
 
@@ -317,7 +303,7 @@ def settle(words, counters, hist, tick, mine, orders, row_instrument, intents, o
     return n_out
 
 
-@part(types.void(COUNTERS_TYPE, _OWN, _INTENTS))
+@kernel(types.void(COUNTERS_TYPE, _OWN, _INTENTS))
 def switch_off(counters, mine, intents):
     """The strategy raised: it does not run on this instrument again, and only its open orders are taken back."""
     counters[_FAULTS] += 1
@@ -332,7 +318,7 @@ def switch_off(counters, mine, intents):
     intents[1].strength = 0.0
 
 
-@kernel(types.int64(MEMORY_TYPE, COUNTERS_TYPE, REPORTS_TYPE), _nrt=False)
+@kernel(types.int64(MEMORY_TYPE, COUNTERS_TYPE, REPORTS_TYPE))
 def apply_reports(memory, counters, reports):
     """Bring positions and open orders up to date with REPORT[n]; returns how many were new.
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from tickpath.common.jit import inlined
 from tickpath.common.records import Action, Side, Tif
-from tickpath.signals.kernels.core import lean
 from tickpath.signals.layout import MAX_INTENTS
 
 _NEW = int(Action.NEW)
@@ -13,7 +13,7 @@ _SELL = int(Side.SELL)
 _DAY = int(Tif.DAY)
 
 
-@lean
+@inlined
 def order(out, side, qty_lots, price_ticks, tif=_DAY, strength=0.0):
     """Ask for a limit order: `qty_lots` at `price_ticks` or better; `strength` is for people only."""
     if out[0].qty_lots == MAX_INTENTS:
@@ -29,19 +29,19 @@ def order(out, side, qty_lots, price_ticks, tif=_DAY, strength=0.0):
     intent.strength = strength
 
 
-@lean
+@inlined
 def buy(out, qty_lots, price_ticks, tif=_DAY, strength=0.0):
     """Ask for a limit order to buy."""
     order(out, _BUY, qty_lots, price_ticks, tif, strength)
 
 
-@lean
+@inlined
 def sell(out, qty_lots, price_ticks, tif=_DAY, strength=0.0):
     """Ask for a limit order to sell."""
     order(out, _SELL, qty_lots, price_ticks, tif, strength)
 
 
-@lean
+@inlined
 def cancel(out, side=0):
     """Take back all own open orders in this instrument, of one side or (0) of both.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tickpath.signals.kernels.core import lean
+from tickpath.common.jit import inlined
 from tickpath.signals.strategy import (
     BUY,
     DAY,
@@ -16,7 +16,7 @@ from tickpath.signals.strategy import (
 )
 
 
-@lean
+@inlined
 def order_flow(before, after):
     """Order-flow imbalance of two successive books, in lots: what buyers added less what sellers added.
 

@@ -12,6 +12,7 @@ from typing import Final
 import numba
 import numpy as np
 
+from tickpath.common.jit import inlined, kernel
 from tickpath.sim.sources.kernels.encode import (
     ADD,
     BUY,
@@ -24,8 +25,6 @@ from tickpath.sim.sources.kernels.encode import (
     SYSTEM,
     TRADE,
     TRADING,
-    inlined,
-    kernel,
     note,
 )
 

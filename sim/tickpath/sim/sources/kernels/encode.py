@@ -11,22 +11,7 @@ from typing import Final
 import numba
 import numpy as np
 
-from tickpath.common import jit
-
-
-def kernel(signature):
-    """`jit.kernel` without reference counts: the kernels of the sources make no arrays.
-
-    Also for helpers that are called with constants: without a signature each constant would be a type of its own,
-    and each combination of them compiled.
-    """
-    return jit.kernel(signature, _nrt=False)
-
-
-def inlined(function):
-    """`jit.inlined` without reference counts."""
-    return jit.inlined(function, _nrt=False)
-
+from tickpath.common.jit import inlined, kernel
 
 MESSAGE: Final = np.dtype(
     [

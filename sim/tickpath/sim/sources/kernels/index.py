@@ -6,7 +6,8 @@ int64[n + 1]; ``sizes`` int64[256], bytes of a message by type, 0 for a type tha
 
 from __future__ import annotations
 
-from tickpath.sim.sources.kernels.encode import inlined, kernel, put
+from tickpath.common.jit import inlined, kernel
+from tickpath.sim.sources.kernels.encode import put
 
 # Faults of `measure`.
 OK, TRUNCATED, NOT_ITCH, SHORT = range(4)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import numba
 
+from tickpath.common.jit import inlined, kernel
 from tickpath.sim.sources.kernels.encode import (
     ADD,
     BUY,
@@ -27,8 +28,6 @@ from tickpath.sim.sources.kernels.encode import (
     SYSTEM,
     TRADE,
     TRADING,
-    inlined,
-    kernel,
     note,
 )
 

@@ -14,6 +14,7 @@ import math
 import numba
 import numpy as np
 
+from tickpath.common.jit import inlined, kernel
 from tickpath.sim.sources.kernels.encode import (
     ADD,
     BUY,
@@ -27,8 +28,6 @@ from tickpath.sim.sources.kernels.encode import (
     SYSTEM,
     TRADE,
     TRADING,
-    inlined,
-    kernel,
     note,
 )
 

@@ -24,6 +24,7 @@ from typing import Final
 import numba
 import numpy as np
 
+from tickpath.common.jit import inlined, kernel
 from tickpath.sim.sources.kernels.encode import (
     ADD,
     BUY,
@@ -36,8 +37,6 @@ from tickpath.sim.sources.kernels.encode import (
     SYSTEM,
     TRADE,
     TRADING,
-    inlined,
-    kernel,
     note,
 )
 from tickpath.sim.sources.kernels.pcap import PAYLOAD_AT, PAYLOAD_SIZE

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import numba
 
+from tickpath.common.jit import inlined, kernel
 from tickpath.common.kernels.itch import be16, be32, be64, check_packet
 from tickpath.common.protocols.moldudp64 import END_OF_SESSION, HEADER_SIZE, OFF_COUNT, OFF_SEQUENCE
-from tickpath.sim.sources.kernels.encode import inlined, kernel
 
 # Columns of packets. Of each: its capture time (ns since 1970, -1 unknown), its bytes, those it had on the wire, its
 # link type; then of each that carries UDP: the payload's bytes, destination address and port; and its kind.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numba
 
+from tickpath.common.jit import inlined, kernel
 from tickpath.sim.sources.kernels.encode import (
     ADD,
     ADD_MPID,
@@ -21,8 +22,6 @@ from tickpath.sim.sources.kernels.encode import (
     SYSTEM,
     TRADE,
     TRADING,
-    inlined,
-    kernel,
     note,
 )
 

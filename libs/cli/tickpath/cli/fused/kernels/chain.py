@@ -169,8 +169,8 @@ def advance(w, risk_ctx, exec_ctx, fixed_ns):
 
 
 @inlined
-def take_datagram(w, risk_ctx, feed, buffer, lengths, i, line, recv_ns, fixed_ns):
-    """Ticks of one datagram, which then wait for the strategies; the marks of risk follow at once."""
+def _take_datagram(w, risk_ctx, feed, buffer, lengths, i, line, recv_ns):
+    """Decode one datagram; see `take_ticks`."""
     ticks = ticks_at(w[Reg.TICKS], w[Reg.TICK_ROOM])
     n = decode_packets(feed, buffer, lengths, i, i + 1, recv_ns, line, ticks)
     if n == 0:
@@ -178,11 +178,17 @@ def take_datagram(w, risk_ctx, feed, buffer, lengths, i, line, recv_ns, fixed_ns
     if words_at(w[Reg.FEED_CONTROL], Control.PAUSED + 1)[Control.PAUSED]:
         words_at(w[Reg.FEED_COUNTERS], Count.TICKS_HELD_BY_PAUSE + 1)[Count.TICKS_HELD_BY_PAUSE] += n
         return
-    decoded_ns = fixed_ns if fixed_ns else monotonic_ns()
+    take_ticks(w, risk_ctx, n, recv_ns, monotonic_ns())
+
+
+@inlined
+def take_ticks(w, risk_ctx, n, recv_ns, decoded_ns):
+    """The `n` ticks of a datagram wait for the strategies; the marks of risk follow at once."""
+    ticks = ticks_at(w[Reg.TICKS], n)
     for k in range(n):
         ticks[k].decoded_ns = decoded_ns
     record(words_at(w[Reg.FEED_HIST], HIST_SIZE), decoded_ns - recv_ns)
-    apply_ticks(risk_ctx, ticks_at(w[Reg.TICKS], n))
+    apply_ticks(risk_ctx, ticks)
     w[Reg.TICK_AT] = 0
     w[Reg.TICK_END] = n
 
@@ -226,7 +232,7 @@ def live(w, risk_ctx, exec_ctx, feed, buffer, messages, lengths, until_ns):
         if lines[LineReg.AT] < lines[LineReg.END]:
             i = lines[LineReg.AT]
             lines[LineReg.AT] = i + 1
-            take_datagram(w, risk_ctx, feed, buffer, lengths, i, lines[LineReg.LINE], lines[LineReg.RECV_NS], 0)
+            _take_datagram(w, risk_ctx, feed, buffer, lengths, i, lines[LineReg.LINE], lines[LineReg.RECV_NS])
             continue
         behind = is_behind(feed.channel)
         until = min(until_ns, feed.channel[Channel.ACTION_NS]) if behind else until_ns

@@ -7,23 +7,24 @@ from __future__ import annotations
 
 from numba import int64
 
-from tickpath.cli.fused.kernels.chain import WORDS, advance, take_datagram
-from tickpath.cli.fused.layout import Why
+from tickpath.cli.fused.kernels.ahead import AHEAD, next_step, take_step
+from tickpath.cli.fused.kernels.chain import WORDS, advance, take_ticks
+from tickpath.cli.fused.layout import Reg, Why
 from tickpath.common.jit import kernel
 from tickpath.common.kernels.memory import bytes_at
 from tickpath.exec.kernels import session
 from tickpath.exec.layout import Reg as ExecReg
-from tickpath.feed.kernels.decode import STATE
-from tickpath.sim.kernels.entry import N_BYTES, N_REPORTS
+from tickpath.sim.kernels.entry import ANSWERS, N_BYTES, N_REPORTS
 from tickpath.sim.kernels.matching import EXCH_NS
-from tickpath.sim.kernels.offline import REPLAY, next_datagram, take_orders
+from tickpath.sim.kernels.offline import REPLAY, play_until, take_orders
 
 
-@kernel(int64(WORDS, WORDS, WORDS, STATE, REPLAY))
-def replay(w, risk_ctx, exec_ctx, feed, exchange):
+@kernel(int64(WORDS, WORDS, WORDS, AHEAD, REPLAY))
+def replay(w, risk_ctx, exec_ctx, ahead, exchange):
     """The whole tape against the offline exchange, in the exchange's time; returns a `Why`, END at its end.
 
-    The steps are those of the exchange's lockstep: a datagram, the orders that it causes, the reports of both.
+    The steps are those of the exchange's lockstep: a datagram, the orders that it causes, the reports of both. The
+    ticks of each come from the thread in `decode_ahead`.
     """
     desk = exchange.desk
     while True:
@@ -48,8 +49,19 @@ def replay(w, risk_ctx, exec_ctx, feed, exchange):
             if got == session.Leave.SESSION:
                 return int64(Why.SESSION)
             continue
-        n = next_datagram(exchange)
-        if n <= 0:
-            return int64(Why.END) if n == 0 else int64(Why.ROOM)
+        if desk.words[N_REPORTS] > ANSWERS:
+            return int64(Why.ROOM)
+        block, step = next_step(ahead)
+        if block < 0:
+            return int64(Why.END)
+        play_until(exchange, ahead.lasts[block, step])
         now_ns = max(1, exchange.exchange.state[EXCH_NS])
-        take_datagram(w, risk_ctx, feed, exchange.datagram, exchange.lengths, 0, 0, now_ns, now_ns)
+        first = ahead.ends[block, step - 1] if step > 0 else 0
+        n = ahead.ends[block, step] - first
+        take_step(ahead)
+        if n > 0:
+            ticks = ahead.ticks[block, first : first + n]
+            for k in range(n):
+                ticks[k].recv_ns = now_ns
+            w[Reg.TICKS] = ticks.ctypes.data
+            take_ticks(w, risk_ctx, n, now_ns, now_ns)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import numba
 
-from tickpath.common.crypto.kernels.l2 import byte, inlined, kernel
+from tickpath.common.crypto.kernels.l2 import byte, kernel
+from tickpath.common.jit import always_inlined
 
 # Fields of found, int64[FOUND_SIZE]. Positions are of the text; of strings, between the quotes.
 (
@@ -24,7 +25,7 @@ _QUOTE, _COMMA, _COLON, _ZERO, _BACKSLASH = 34, 44, 58, 48, 92
 _OPEN, _CLOSE, _OPEN_OBJECT, _CLOSE_OBJECT = 91, 93, 123, 125
 
 
-@inlined
+@always_inlined
 def _value_end(text, at, end):
     """Position after a value; -1 when there is none. A list ends with ]]; l2 reads what is in it."""
     first = byte(text, at)
@@ -46,7 +47,7 @@ def _value_end(text, at, end):
     return at if at > begin else -1
 
 
-@inlined
+@always_inlined
 def _whole(text, at, end):
     """A whole number of at most 18 digits, -1 when it is none."""
     if at >= end or end - at > 18 or (byte(text, at) == _ZERO and end - at > 1):

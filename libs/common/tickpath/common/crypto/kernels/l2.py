@@ -26,22 +26,18 @@ import numpy as np
 from numba.np.numpy_support import carray
 
 from tickpath.common import jit
+from tickpath.common.jit import always_inlined
 from tickpath.common.kernels.memory import bytes_at, lent, pointer, rows_at, words_at
 from tickpath.common.records import MAX_PRICE_TICKS, MAX_QTY_LOTS
 
 
 def kernel(signature):
-    """`jit.kernel` without reference counts, which keeps the GIL.
+    """`jit.kernel` that keeps the GIL.
 
     The reader is a thread beside a busy one. Who lets go of the GIL for some microseconds may wait milliseconds to
     get it back, and a frame takes two calls.
     """
-    return jit.kernel(signature, nogil=False, _nrt=False)
-
-
-def inlined(function):
-    """`jit.inlined` without reference counts, and always inlined: a call would push every array."""
-    return jit.inlined(function, _nrt=False, forceinline=True)
+    return jit.kernel(signature, nogil=False)
 
 
 BID, ASK = 0, 1
@@ -131,13 +127,13 @@ def _slots_at(address, n):
 # --- JSON text -----------------------------------------------------------------------------------------------------
 
 
-@inlined
+@always_inlined
 def byte(text, at):
     """A byte at a position that is not negative: saying so saves the question whether it counts from the end."""
     return numba.int64(text[numba.uint64(at)])
 
 
-@inlined
+@always_inlined
 def _blank(text, at, end):
     """Position after white space."""
     while at < end and (byte(text, at) == 32 or 9 <= byte(text, at) <= 13):
@@ -145,7 +141,7 @@ def _blank(text, at, end):
     return at
 
 
-@inlined
+@always_inlined
 def _decimal(text, at, end, state, scale_field):
     """A decimal, in quotes or not, at a scale of the symbol: (position after it, value, decimals of the text).
 
@@ -225,7 +221,7 @@ def _decimal(text, at, end, state, scale_field):
     return at, value, written
 
 
-@inlined
+@always_inlined
 def _skip(text, at, end):
     """Position after a string, a number or a word; MALFORMED for anything else."""
     if at >= end:
@@ -247,7 +243,7 @@ def _skip(text, at, end):
     return at if at > begin else MALFORMED
 
 
-@inlined
+@always_inlined
 def _parse(text, at, end, side, state, rows, n):
     """Rows of a JSON list of levels: [price, quantity, ...] or {"price": .., "qty": .., "side": ..}, each.
 
@@ -350,14 +346,14 @@ def _parse(text, at, end, side, state, rows, n):
 # --- messages ------------------------------------------------------------------------------------------------------
 
 
-@inlined
+@always_inlined
 def _put(out, at, size, value):
     for i in range(size):
         out[at + i] = value >> 8 * (size - 1 - i) & 0xFF
     return at + size
 
 
-@inlined
+@always_inlined
 def _head(out, offsets, times, made, state, kind, size):
     """Length and header of a message of `size` bytes; position after them. The message counts as made."""
     at = made[1]
@@ -373,7 +369,7 @@ def _head(out, offsets, times, made, state, kind, size):
     return _put(out, at, 6, state[TIME_NS])
 
 
-@inlined
+@always_inlined
 def _lots(state, qty):
     if qty > (2**62) // state[LOT_MUL]:
         state[QTYS_CUT] += 1
@@ -389,7 +385,7 @@ def _lots(state, qty):
     return max(lots, 1)
 
 
-@inlined
+@always_inlined
 def _ticks(state, price, up):
     """Ticks of a price, rounded down (`up` 0), up (2) or to the nearest (1); 0 when ITCH cannot carry it."""
     if price > (2**62) // state[TICK_MUL]:
@@ -402,14 +398,14 @@ def _ticks(state, price, up):
     return ticks if ticks <= MAX_PRICE_TICKS else 0
 
 
-@inlined
+@always_inlined
 def _put_symbol(out, at, symbol):
     for i in range(8):
         out[at + i] = symbol[i]
     return at + 8
 
 
-@inlined
+@always_inlined
 def _show(prices, slots, pool, state, side, i, symbol, out, offsets, times, made):
     """A level enters the window: A."""
     state[SHOWN + side] += 1
@@ -432,7 +428,7 @@ def _show(prices, slots, pool, state, side, i, symbol, out, offsets, times, made
     _put(out, at, 4, ticks)
 
 
-@inlined
+@always_inlined
 def _hide(prices, slots, pool, state, side, i, out, offsets, times, made):
     """A level leaves the window: D."""
     ref = pool[slots[side, i], REF]
@@ -444,7 +440,7 @@ def _hide(prices, slots, pool, state, side, i, out, offsets, times, made):
         _put(out, _head(out, offsets, times, made, state, 68, 19), 8, ref)
 
 
-@inlined
+@always_inlined
 def _resize(prices, slots, pool, state, side, i, out, offsets, times, made):
     """The quantity of a shown level has changed: X or U."""
     state[MAX_QTY] = max(state[MAX_QTY], pool[slots[side, i], QTY])
@@ -468,7 +464,7 @@ def _resize(prices, slots, pool, state, side, i, out, offsets, times, made):
 # --- levels --------------------------------------------------------------------------------------------------------
 
 
-@inlined
+@always_inlined
 def _find(prices, state, side, price):
     """Index of a price; if it is not there, -1 - (where it belongs)."""
     high = state[DEPTH + side]
@@ -491,7 +487,7 @@ def _find(prices, state, side, price):
     return -1 - low
 
 
-@inlined
+@always_inlined
 def _insert(prices, slots, pool, state, side, i, price, qty):
     n = state[DEPTH + side]
     at = prices[side, i:].ctypes.data
@@ -513,7 +509,7 @@ def _insert(prices, slots, pool, state, side, i, price, qty):
     state[LIVE + side] += 1
 
 
-@inlined
+@always_inlined
 def _remove(prices, slots, pool, state, side, i):
     """The level is gone; its entry stays, unless it was the best."""
     pool[slots[side, i], QTY] = 0
@@ -527,13 +523,13 @@ def _remove(prices, slots, pool, state, side, i):
     state[DEPTH + side] = n
 
 
-@inlined
+@always_inlined
 def _free(slot, pool, state):
     pool[slot, NEXT] = state[FREE]
     state[FREE] = slot
 
 
-@inlined
+@always_inlined
 def _compact(prices, slots, pool, state, side):
     """Let go of the entries of levels that are gone, when they are many."""
     n = state[DEPTH + side]
@@ -551,7 +547,7 @@ def _compact(prices, slots, pool, state, side):
     state[DEPTH + side] = to
 
 
-@inlined
+@always_inlined
 def _cut(prices, slots, pool, state, out, offsets, times, made):
     """Cut both sides to the limit."""
     limit = state[LIMIT]
@@ -566,7 +562,7 @@ def _cut(prices, slots, pool, state, out, offsets, times, made):
             i += 1
 
 
-@inlined
+@always_inlined
 def _settle(prices, slots, pool, state, symbol, out, offsets, times, made):
     """After a batch, when what it brought into the window is shown: what fell out of it and what moved up into it."""
     window = state[WINDOW]
@@ -601,7 +597,7 @@ def _settle(prices, slots, pool, state, symbol, out, offsets, times, made):
         state[CROSSED] += 1
 
 
-@inlined
+@always_inlined
 def _room(state, made, out, times, messages):
     """Whether so many messages fit."""
     needed = messages * MESSAGE_BYTES
@@ -609,7 +605,7 @@ def _room(state, made, out, times, messages):
     return made[1] + needed <= len(out) and made[0] + messages <= len(times)
 
 
-@inlined
+@always_inlined
 def _clear(prices, slots, pool, state, out, offsets, times, made):
     for side in range(2):
         i = state[DEPTH + side] - 1
@@ -623,7 +619,7 @@ def _clear(prices, slots, pool, state, out, offsets, times, made):
     state[USED] = 0
 
 
-@inlined
+@always_inlined
 def _update(prices, slots, pool, state, text, spans, rows, symbol, out, offsets, times, made, snapshot):
     """See `update`."""
     n = _parse(text, spans[0], spans[1], BID, state, rows, 0)
@@ -779,7 +775,7 @@ def trade(where, time_ns, side, left, left_end, right, right_end):
     return 0
 
 
-@inlined
+@always_inlined
 def _longer(state, value, decimals):
     """A value with more decimals, at most the largest."""
     for _ in range(decimals):
