@@ -51,17 +51,19 @@ def replay(w, risk_ctx, exec_ctx, ahead, exchange):
             continue
         if desk.words[N_REPORTS] > ANSWERS:
             return int64(Why.ROOM)
-        block, step = next_step(ahead)
-        if block < 0:
-            return int64(Why.END)
-        play_until(exchange, ahead.lasts[block, step])
-        now_ns = max(1, exchange.exchange.state[EXCH_NS])
-        first = ahead.ends[block, step - 1] if step > 0 else 0
-        n = ahead.ends[block, step] - first
-        take_step(ahead)
-        if n > 0:
-            ticks = ahead.ticks[block, first : first + n]
-            for k in range(n):
-                ticks[k].recv_ns = now_ns
-            w[Reg.TICKS] = ticks.ctypes.data
-            take_ticks(w, risk_ctx, n, now_ns, now_ns)
+        n = 0
+        while n == 0 and desk.words[N_BYTES] == 0:  # the chain has nothing to do at most steps
+            block, step = next_step(ahead)
+            if block < 0:
+                return int64(Why.END)
+            play_until(exchange, ahead.lasts[block, step])
+            first = ahead.ends[block, step - 1] if step > 0 else 0
+            n = ahead.ends[block, step] - first
+            take_step(ahead)
+            if n > 0:
+                now_ns = max(1, exchange.exchange.state[EXCH_NS])
+                ticks = ahead.ticks[block, first : first + n]
+                for k in range(n):
+                    ticks[k].recv_ns = now_ns
+                w[Reg.TICKS] = ticks.ctypes.data
+                take_ticks(w, risk_ctx, n, now_ns, now_ns)
