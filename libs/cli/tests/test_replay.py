@@ -296,7 +296,7 @@ def test_the_loop_allocates_nothing_per_message(tmp_path: Path) -> None:
         folder = tmp_path / f"{len(grown)}"
         folder.mkdir()
         replay = make_replay(churner(orders), folder)
-        grown.append(blocks_grown(replay._play))
+        grown.append(blocks_grown(replay.run))
         assert replay.exec_counters[ExecCounter.ORDERS_FILLED] == orders
         replay.chain.orders.journal.close()
     assert grown[2] - grown[1] < 50  # a block a message would be 1,080 of them, one an order 540

@@ -61,7 +61,18 @@ def _host(text: str) -> str:
 _HOST_WORDS: Final = "an IPv4 or IPv6 address, or a host name"
 Host = Annotated[str, AfterValidator(_host), WithJsonSchema({"type": "string", "description": _HOST_WORDS})]
 Port = Annotated[int, Field(ge=1, le=65535)]
-PowerOfTwo = Annotated[int, Field(ge=2, le=1 << 24)]
+
+
+def _is_power_of_two(value: int) -> int:
+    if value & (value - 1):
+        msg = "allowed is a power of two"
+        raise ValueError(msg)
+    return value
+
+
+PowerOfTwo = Annotated[
+    int, Field(ge=2, le=1 << 24, description="a power of two from 2 to 16777216"), AfterValidator(_is_power_of_two)
+]
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]  # of all: 0.05 is five in a hundred
 #: How records move between the stages: ZeroMQ over Unix or TCP sockets, rings in shared memory, or not at all
@@ -474,6 +485,8 @@ def _words(schema: dict[str, Any]) -> str:
         case "boolean":
             return "true or false"
         case "integer" | "number" as kind:
+            if "description" in schema:
+                return str(schema["description"])
             return ("a whole number" if kind == "integer" else "a number") + _range(schema)
     if "pattern" in schema:
         return f"text of the form {schema['pattern']}"

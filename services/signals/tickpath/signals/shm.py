@@ -34,7 +34,11 @@ class Signals(SignalsPage, CompiledStage):
         self.core = SignalsCore(config, page, side)
         self.engine = engine = self.core.engine
         if engine.room > config.links.log_ring:
-            msg = f"links.log_ring = {config.links.log_ring}: one tick may make {engine.room} signals"
+            least = 1 << (engine.room - 1).bit_length()
+            msg = (
+                f"links.log_ring = {config.links.log_ring}: one tick may make {engine.room} signals; "
+                f"allowed is a power of two of at least {least}"
+            )
             raise StartError(msg)
         self.words = w = np.zeros(len(Reg) + 1, np.int64)
         self.rings = Rings(config, self.name)
