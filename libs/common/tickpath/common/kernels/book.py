@@ -305,12 +305,6 @@ def _home(ref, mask):
 
 
 @always_inlined
-def order_home(book, ref):
-    """Where `find_order` begins, for `prefetch`."""
-    return _home(ref, len(book.orders) - 1)
-
-
-@always_inlined
 def find_order(book, ref):
     """Slot of an order; if there is none, -1 - (the empty slot where it would go)."""
     orders = book.orders

@@ -36,11 +36,10 @@ from tickpath.common.kernels.book import (
     best_lots,
     best_ticks,
     is_crossed,
-    order_home,
-    prefetch,
+    prefetch_message,
 )
 from tickpath.common.kernels.hist import record
-from tickpath.common.kernels.itch import be16, be32, be64, check_packet
+from tickpath.common.kernels.itch import be16, be32, be64
 from tickpath.common.records import NO_PRICE_TICKS, TICK, Side, TickFlag
 from tickpath.feed.kernels.text import N_COUNTS, TEXT_STATE, TextState, decode_lines
 from tickpath.feed.layout import Channel, Count, Detail, InstrumentFlag, Line, LineWord, Suspect
@@ -95,8 +94,6 @@ _CLOSING = (ord("E"), ord("C"))
 # Columns of the window's rows.
 _SEQ, _NEXT, _AT, _RECV, _LINE = range(5)
 _RECENT: Final = 4096  # packets whose first arrival is remembered
-_LONGEST_TO_REF: Final = 2 + 19  # of a block, to where the reference of an order ends
-_MOST_AHEAD: Final = 64  # messages of a packet that are looked at ahead: more would push each other out
 _MIN_BLOCK: Final = 2 + 12  # the shortest message that can make a tick is longer
 
 
@@ -383,18 +380,21 @@ def _tick(state, seq, recv_ns, out, n, changed):
     if flags == 0:
         return n
     flags |= _doubts(state, instrument)
-    mark.cause_seq = seq
-    mark.exch_ns = event[EV_EXCH_NS]
-    mark.recv_ns = recv_ns
-    mark.decoded_ns = recv_ns
-    mark.bid_ticks = best_ticks(state.book, instrument, _BUY)
-    mark.ask_ticks = best_ticks(state.book, instrument, _SELL)
-    mark.bid_lots = best_lots(state.book, instrument, _BUY)
-    mark.ask_lots = best_lots(state.book, instrument, _SELL)
-    mark.last_ticks = event[EV_PRICE_TICKS] if flags & _TRADE else NO_PRICE_TICKS
-    mark.last_lots = event[EV_LOTS] if flags & _TRADE else 0
-    mark.flags = flags
-    out[n] = mark
+    # Both are written field by field: to copy the mark, the processor would wait until its fields are in the cache.
+    tick = out[n]
+    tick.cause_seq = mark.cause_seq = seq
+    tick.exch_ns = mark.exch_ns = event[EV_EXCH_NS]
+    tick.recv_ns = mark.recv_ns = recv_ns
+    tick.decoded_ns = mark.decoded_ns = recv_ns
+    tick.bid_ticks = mark.bid_ticks = best_ticks(state.book, instrument, _BUY)
+    tick.ask_ticks = mark.ask_ticks = best_ticks(state.book, instrument, _SELL)
+    tick.bid_lots = mark.bid_lots = best_lots(state.book, instrument, _BUY)
+    tick.ask_lots = mark.ask_lots = best_lots(state.book, instrument, _SELL)
+    tick.last_ticks = mark.last_ticks = event[EV_PRICE_TICKS] if flags & _TRADE else NO_PRICE_TICKS
+    tick.last_lots = mark.last_lots = event[EV_LOTS] if flags & _TRADE else 0
+    tick.volume_lots = mark.volume_lots
+    tick.instrument = instrument
+    tick.flags = mark.flags = flags
     return n + 1
 
 
@@ -503,13 +503,15 @@ def _see_gap(state, seq, recv_ns):
 
 
 @always_inlined
-def _is_next(state, flat, at, length, recv_ns, line):
-    """Whether the packet at `at` has the message wanted next. If not, it is dealt with: old, early, or no packet."""
+def _is_next(state, flat, at, length, count, recv_ns, line):
+    """Whether the packet at `at` has the message wanted next. If not, it is dealt with: old, early, or no packet.
+
+    `count` is what `_look_at` said of it.
+    """
     counters, channel = state.counters, state.channel
     counters[_C_DATAGRAMS] += 1
     counters[_C_BYTES] += abs(length)
     state.lines[line, _L_DATAGRAMS] += 1
-    count = check_packet(flat, at, length)
     if count < 0 or _is_wild(channel, be64(flat, at + 10)):
         counters[_C_MALFORMED] += 1
         return False
@@ -544,18 +546,24 @@ def _is_next(state, flat, at, length, recv_ns, line):
 
 
 @always_inlined
-def _look_ahead(state, flat, at, length):
-    """Ask for the orders that the messages of a packet name, while there is something else to do.
-
-    The packet was not checked yet, and nothing depends on what is found here.
-    """
-    end = at + length - _LONGEST_TO_REF
+def _look_at(state, flat, at, length):
+    """`check_packet`, which on its way asks for the orders that the messages name."""
+    if length < _HEADER:
+        return -1
+    count = be16(flat, at + 18)
+    if count == _END_OF_SESSION:
+        return count
+    end = at + length
     cursor = at + _HEADER
-    for _ in range(_MOST_AHEAD):
+    for _ in range(count):
+        if cursor + 2 > end:
+            return -1
+        begin = cursor + 2
+        cursor = begin + be16(flat, cursor)
         if cursor > end:
-            break
-        prefetch(state.book.orders, order_home(state.book, be64(flat, cursor + 13)))
-        cursor += 2 + be16(flat, cursor)
+            return -1
+        prefetch_message(state.book, flat, begin, cursor - begin)
+    return count
 
 
 @kernel(
@@ -585,8 +593,7 @@ def decode_packets(state, buffer, lengths, first, end, recv_ns, line, out):
     room = len(window.slots) // len(window.order) // _MIN_BLOCK  # most ticks of a packet that waited
     n = 0
     i = first
-    if i < end:
-        _look_ahead(state, flat, i * slot, lengths[i])
+    next_count = _look_at(state, flat, i * slot, lengths[i]) if i < end else 0
     while True:
         if (
             channel[_HELD] != 0
@@ -607,9 +614,10 @@ def decode_packets(state, buffer, lengths, first, end, recv_ns, line, out):
             at = i * slot
             length = lengths[i]
             i += 1
+            count = next_count
             if i < end:
-                _look_ahead(state, flat, i * slot, lengths[i])
-            if not _is_next(state, flat, at, length, recv_ns, line):
+                next_count = _look_at(state, flat, i * slot, lengths[i])
+            if not _is_next(state, flat, at, length, count, recv_ns, line):
                 continue
             source = flat
             came_ns, came_on = recv_ns, line
