@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ import pytest
 from libs.common.tests.shm_rig import blocks_grown
 from tickpath.cli.export import run_export
 from tickpath.cli.fused import replay as module
-from tickpath.cli.fused.replay import Replay, Result, replay_files
+from tickpath.cli.fused.replay import Replay, ReplayError, Result, replay_files
 from tickpath.common.config import Config, load_config
 from tickpath.common.instruments import load_instruments
 from tickpath.common.kernels.digest import fold, words_mask
@@ -30,6 +32,7 @@ from tickpath.feed.kernels.decode import decode, make_state
 from tickpath.feed.layout import Channel, Count
 from tickpath.signals.core import configured_strategies
 from tickpath.signals.engine import Engine
+from tickpath.signals.layout import Counter as SignalsCounter
 from tickpath.sim.offline import OfflineExchange
 from tickpath.sim.sources.load import load_tape
 from tickpath.sim.sources.tape import DataFileError, write_instruments
@@ -300,6 +303,44 @@ def test_the_loop_allocates_nothing_per_message(tmp_path: Path) -> None:
         assert replay.exec_counters[ExecCounter.ORDERS_FILLED] == orders
         replay.chain.orders.journal.close()
     assert grown[2] - grown[1] < 50  # a block a message would be 1,080 of them, one an order 540
+
+
+def test_more_ticks_than_a_block_holds_come_in_the_same_order(tmp_path: Path) -> None:
+    """100 steps of 30 ticks each: a block of the decoder ends after 1,024 ticks, long before its 64 steps."""
+    paper = Paper()
+    for step in range(100):
+        for _ in range(30):
+            paper.add("B", NOTHING, 900_000 + 100 * step)
+            paper.now_ns -= 20 * MS
+        paper.now_ns += 20 * MS
+    replay = make_replay(paper, tmp_path)
+    replay.run()
+    assert replay.feed_counters[Count.TICKS] == replay.chain.engine.counters[SignalsCounter.TICKS] == 3000
+    assert replay.feed_counters[Count.DATAGRAMS] == 100
+    last = replay.chain.engine.series.last(0, 900)
+    assert last["bid_ticks"].tolist() == [900_000 + 100 * step for step in range(70, 100) for _ in range(30)]
+    assert last["bid_lots"].tolist() == [NOTHING * k for _ in range(30) for k in range(1, 31)]
+    replay.chain.orders.journal.close()
+
+
+def test_the_decoder_ends_when_the_chain_cannot_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is far ahead by then, and waits for blocks that nobody gives back."""
+    replay = make_replay(churner(1000), tmp_path)
+    before = threading.active_count()
+
+    def fail() -> None:
+        while replay.feed_counters[Count.DATAGRAMS] < 1024:
+            time.sleep(0.001)
+        assert threading.active_count() == before + 1
+        msg = "no more"
+        raise ReplayError(msg)
+
+    monkeypatch.setattr(replay, "_play", fail)
+    with pytest.raises(ReplayError, match="no more"):
+        replay.run()
+    assert threading.active_count() == before
+    assert replay.feed_counters[Count.DATAGRAMS] == 1024, "16 blocks of 64 steps"
+    replay.chain.orders.journal.close()
 
 
 # What cannot be replayed.

@@ -57,7 +57,6 @@ from tickpath.sim.sources.tape import DataFileError, Tape, write_instruments
 _SEND_BYTES: Final = 1 << 22
 _OUT_SPARE: Final = 1024
 _FOREVER: Final = 1 << 62
-_LEAST_BLOCK: Final = 14  # bytes of a datagram for each tick that it can make: see `feed.kernels.decode`
 
 
 class ReplayError(Exception):
@@ -115,7 +114,7 @@ class Replay:
             feed_hist=histogram.empty(1)[0], risk_counters=self.risk_counters,
             controls={"feed": np.zeros(len(Control), np.int64), "risk": control},
         )  # fmt: skip
-        self.ahead = Ahead.create(self.exchange.replay.flat.size // _LEAST_BLOCK)
+        self.ahead = Ahead.create(len(self.chain.ticks))
         self.seconds = 0.0
 
     def _connect(self, orders: Orders) -> None:

@@ -25,7 +25,7 @@ from tickpath.common.records import SCHEMA_VERSION
 #: struct zmq_pollitem_t of 64-bit Linux.
 POLL_ITEM = np.dtype([("socket", "<i8"), ("fd", "<i4"), ("events", "<i2"), ("revents", "<i2")])
 
-_EINTR, _EAGAIN, _EMSGSIZE = 4, 11, 90
+_EINTR, _EAGAIN = 4, 11
 _DONTWAIT, _SNDMORE = int(zmq.DONTWAIT), int(zmq.SNDMORE)
 
 
@@ -151,7 +151,7 @@ def _put(frame, at, value, n):
     )
 )  # fmt: skip
 def send_records(socket, frame, first, second, head, records, first_seq, now_ns):
-    """Send records (their bytes) as a frame; 0 or -errno, -EMSGSIZE when they do not fit `frame`.
+    """Send records (their bytes) as a frame; 0 or -errno. Raises ValueError when they do not fit `frame`.
 
     `frame` begins with `head` bytes: parts of `first` and of `second` bytes (0: no such part), then the `header` of
     `tickpath.common.frames`, into which numbers and sizes are written; the records are copied behind it. Never
@@ -159,7 +159,7 @@ def send_records(socket, frame, first, second, head, records, first_seq, now_ns)
     """
     n = len(records)
     if head + n > len(frame):
-        return -_EMSGSIZE
+        raise ValueError("the records do not fit the frame")
     _put(frame, head, n, 4)
     _put(frame, head - 5, now_ns, 8)
     _put(frame, head - 14, first_seq, 8)

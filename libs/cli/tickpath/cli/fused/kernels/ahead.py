@@ -77,7 +77,6 @@ def decode_ahead(ahead, feed, exchange):
     words = ahead.words.ctypes.data
     plan, offsets = exchange.plan, exchange.offsets
     n_messages = len(exchange.time_ns)
-    room = _SPARE
     decoded = 0
     while True:
         while decoded - load_acquire(words, _TAKEN) == len(ahead.steps):
@@ -87,7 +86,7 @@ def decode_ahead(ahead, feed, exchange):
         block = decoded % len(ahead.steps)
         steps = 0
         n = 0
-        while steps < _STEPS and n <= room:
+        while steps < _STEPS and n <= _SPARE:
             first = plan[wire.NEXT]
             packed = wire.step(
                 exchange.data, offsets, exchange.time_ns, exchange.session, plan, exchange.flat, exchange.packets
